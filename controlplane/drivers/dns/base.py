@@ -1,0 +1,31 @@
+"""What Roost needs of a DNS server or provider (``docs/contracts/dns.md``).
+
+A driver reads and writes record sets; whose they are is the ``zones`` room's business. Errors:
+``Unavailable`` (no answer, time-out, rate limit), ``Rejected`` (credentials, unknown zone, bad record).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from controlplane.values.names import DomainName
+from controlplane.values.records import Change, RecordSet
+
+
+class DnsDriver(Protocol):
+    """One way to write a zone. ``name`` is the word in settings; ``can_write`` is False for ``manual``."""
+
+    name: str
+    can_write: bool
+
+    def zone_exists(self, zone: DomainName) -> bool: ...
+
+    def create_zone(self, zone: DomainName, nameservers: Sequence[str]) -> bool:
+        """Make it where the server allows that (False: it was there). Else ``Rejected`` with the remedy."""
+
+    def read(self, zone: DomainName, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RecordSet]:
+        """The record sets of these (name, type) keys that exist, as the server itself holds them."""
+
+    def apply(self, zone: DomainName, changes: Sequence[Change]) -> None:
+        """All changes in one request where the protocol has it. Safe to run twice."""

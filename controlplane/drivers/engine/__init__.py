@@ -1,0 +1,1 @@
+"""XMPP engines: rendering (pure) and the control channel (milliseconds), one package per engine."""

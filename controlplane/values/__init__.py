@@ -1,0 +1,1 @@
+"""Frozen values that every room may name: no I/O, no clock, no Django."""
