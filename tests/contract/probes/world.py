@@ -1,0 +1,297 @@
+"""A small real world for the probes: Knot, one Prosody with a host for every fault, one ejabberd, one coturn.
+
+Every host is right but for the one thing its name says. Each server runs in the foreground under one
+directory, on loopback addresses of this suite, and is ended by its process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DNS = "127.67.0.3"
+PROSODY = "127.67.0.1"
+EJABBERD = "127.67.0.2"
+TURN = "127.67.0.5"
+NOBODY = "127.67.0.99"  # nothing listens there
+TURN_SECRET = "a-turn-secret"
+PASSWORD = "p r;o\"b'e"
+SERVICES = {"xmpp-client": 5222, "xmpps-client": 5223, "xmpp-server": 5269, "xmpps-server": 5270}
+COMPONENTS = ("conference", "upload", "proxy")
+
+
+@dataclass(frozen=True)
+class Host:
+    """One domain. ``issuer``: good, rogue or expired; ``names``: of its certificate, its own by default."""
+
+    domain: str
+    engine: str = PROSODY
+    services: tuple[str, ...] = tuple(SERVICES)
+    target_address: str = ""
+    issuer: str = "good"
+    names: tuple[str, ...] = ()
+    components: tuple[str, ...] = COMPONENTS
+    without: tuple[str, ...] = ()  # Prosody modules left out
+    turn_secret: str = TURN_SECRET
+    settings: str = ""  # further Prosody lines for the host
+    web: bool = False  # the domain has an address and host-meta
+
+    def certificate_names(self) -> list[str]:
+        return list(self.names) or [self.domain, *(f"{c}.{self.domain}" for c in COMPONENTS)]
+
+
+HOSTS = (
+    Host("good.example", web=True),
+    Host("other.example"),
+    Host("nosrv.example", services=()),
+    Host("halfsrv.example", services=("xmpp-client", "xmpp-server")),
+    Host("deadtarget.example", target_address=NOBODY),
+    Host("notarget.example", target_address="-"),
+    Host("othername.example", names=("somebody-else.example",)),
+    Host("expired.example", issuer="expired"),
+    Host("untrusted.example", issuer="rogue"),
+    Host("nomam.example", without=("mam",)),
+    Host("noupload.example", components=("conference", "proxy")),
+    Host("nomuc.example", components=("upload", "proxy")),
+    Host("nocarbons.example", without=("carbons", "smacks", "pep")),
+    Host("noturn.example", without=("turn_external",)),
+    Host("badturn.example", turn_secret="not-the-secret"),
+    Host("plainonly.example", settings='disable_sasl_mechanisms = { "SCRAM-SHA-1", "SCRAM-SHA-256" }'),
+    Host("nos2s.example", without=("s2s_placeholder",), settings="s2s_deny = true"),
+    Host("ej.example", engine=EJABBERD, web=True),
+)
+
+MODULES = (
+    "roster saslauth tls dialback disco posix private vcard4 vcard_legacy ping time uptime version blocklist carbons"
+    " pep bookmarks csi_simple smacks mam http bosh websocket external_services turn_external admin_shell"
+    " cloud_notify s2s s2s_auth_certs"
+).split()
+
+
+def wait_for(what: str, ready: object, *, process: subprocess.Popen[bytes], seconds: float = 30.0) -> None:
+    """Until ``ready()`` is true; fails with the process's own words when it ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{what} ended with {process.returncode}")
+        if ready():  # type: ignore[operator]
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"{what} was not ready after {seconds} s")
+
+
+def listening(address: str, port: int) -> bool:
+    with contextlib.closing(socket.socket()) as s:
+        return s.connect_ex((address, port)) == 0
+
+
+@contextlib.contextmanager
+def running(
+    argv: list[str], directory: Path, *, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    with (directory / "out.log").open("wb") as log:
+        process = subprocess.Popen(
+            argv, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+
+def zone_text() -> str:
+    """All of ``example.``, static: faults are hosts of their own, so nothing has to be changed while it runs."""
+    lines = [
+        "$ORIGIN example.",
+        "$TTL 60",
+        "@ SOA ns.example. admin.example. 1 60 60 600 5",
+        "@ NS ns.example.",
+        f"ns A {DNS}",
+        f"turn A {TURN}",
+    ]
+    for host in HOSTS:
+        target = f"xmpp.hosts.{host.domain}."
+        if host.target_address != "-":
+            lines.append(f"{target} A {host.target_address or host.engine}")
+        lines += [f"_{name}._tcp.{host.domain}. SRV 0 5 {SERVICES[name]} {target}" for name in host.services]
+        for component in host.components:
+            name = f"{component}.{host.domain}."
+            lines.append(f"{name} A {host.engine}")
+            lines.append(f"_xmpp-server._tcp.{name} SRV 0 5 5269 {target}")
+        if host.web:
+            lines.append(f"{host.domain}. A {host.engine}")
+    lines += [f"_xmpp-server._tcp.down.example. SRV 0 5 5269 dead.example.", f"dead A {NOBODY}"]
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.contextmanager
+def knot(directory: Path) -> Iterator[None]:
+    directory.mkdir()
+    (directory / "example.zone").write_text(zone_text())
+    (directory / "knot.conf").write_text(
+        f"""server:
+  listen: {DNS}@53
+  rundir: {directory}
+database:
+  storage: {directory}
+log:
+  - target: stderr
+    any: info
+zone:
+  - domain: example
+    file: {directory}/example.zone
+"""
+    )
+    with running(["knotd", "-c", str(directory / "knot.conf")], directory) as process:
+        wait_for("knotd", lambda: listening(DNS, 53), process=process)
+        yield
+
+
+def lua(text: str) -> str:
+    return json.dumps(text)  # the tests' own constants: ASCII without control characters
+
+
+def prosody_config(directory: Path) -> str:
+    hosts = []
+    for host in (h for h in HOSTS if h.engine == PROSODY):
+        enabled = [m for m in MODULES if m not in host.without]
+        hosts.append(
+            f"VirtualHost {lua(host.domain)}\n"
+            f"  modules_enabled = {{ {', '.join(map(lua, enabled))} }}\n"
+            f"  modules_disabled = {{ {', '.join(map(lua, host.without))} }}\n"
+            f"  turn_external_host = 'turn.example'; turn_external_secret = {lua(host.turn_secret)}\n"
+            f"  {host.settings}\n"
+        )
+        if host.web:
+            hosts.append(f"  http_files_dir = '{directory}/www'; http_paths = {{ files = '/' }}\n")
+        for component in host.components:
+            kind = {"conference": "muc", "upload": "http_file_share", "proxy": "proxy65"}[component]
+            name = f"{component}.{host.domain}"
+            hosts.append(f"Component {lua(name)} {lua(kind)}\n")
+            if component == "conference":
+                archived = "" if host.domain == "noarchive.example" else "modules_enabled = { 'muc_mam' }"
+                hosts.append(f"  {archived}\n  muc_log_by_default = true\n")
+            if component == "upload":
+                hosts.append(
+                    f"  http_external_url = 'https://{name}/'\n  http_file_share_access = {{ {lua(host.domain)} }}\n"
+                )
+            if component == "proxy":
+                hosts.append(f"  proxy65_address = {lua(name)}\n")
+    return f"""
+run_as_root = true
+pidfile = "{directory}/prosody.pid"
+data_path = "{directory}/data"
+certificates = "{directory}/certs"
+network_backend = "epoll"
+interfaces = {{ "{PROSODY}" }}
+c2s_ports = {{ 5222 }}; c2s_direct_tls_ports = {{ 5223 }}
+s2s_ports = {{ 5269 }}; s2s_direct_tls_ports = {{ 5270 }}
+http_ports = {{}}; https_ports = {{ 443 }}
+proxy65_ports = {{ 5000 }}
+unbound = {{ resolvconf = false; hoststxt = false; forward = {{ "{DNS}" }} }}
+ssl = {{ cafile = "{directory}/certs/ca.pem" }}
+admin_socket = "{directory}/admin.sock"
+authentication = "internal_hashed"
+allow_unencrypted_plain_auth = false
+s2s_secure_auth = true
+storage = "internal"
+statistics = "none"
+log = {{ info = "{directory}/prosody.log" }}
+modules_disabled = {{ "offline" }}
+""" + "\n".join(hosts)
+
+
+def prosody_shell(path: Path, command: str) -> str:
+    """One line to Prosody's admin shell over its unix socket; the answer's text."""
+    header = (
+        "<stream:stream xmlns='xmpp:prosody.im/admin' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
+    )
+    text = command.replace("&", "&amp;").replace("<", "&lt;")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as s:
+        s.settimeout(10)
+        s.connect(str(path))
+        s.sendall(f"{header}<repl-input>{text}</repl-input>".encode())
+        data = b""
+        while b"</repl-result>" not in data and b"/>" not in data.rpartition(b"<repl-result")[2]:
+            chunk = s.recv(65536)
+            if not chunk:
+                break
+            data += chunk
+    return data.decode()
+
+
+@contextlib.contextmanager
+def prosody(directory: Path) -> Iterator[None]:
+    """``directory/certs`` has to hold the certificates already."""
+    (directory / "data").mkdir()
+    well_known = directory / "www" / ".well-known"
+    well_known.mkdir(parents=True)
+    (well_known / "host-meta").write_text(
+        "<?xml version='1.0'?><XRD xmlns='http://docs.oasis-open.org/ns/xri/xrd-1.0'>"
+        "<Link rel='urn:xmpp:alt-connections:websocket' href='wss://good.example/xmpp-websocket'/></XRD>"
+    )
+    (directory / "prosody.cfg.lua").write_text(prosody_config(directory))
+    argv = ["prosody", "--config", str(directory / "prosody.cfg.lua"), "-F"]
+    with running(argv, directory) as process:
+        admin = directory / "admin.sock"
+        wait_for("prosody", lambda: admin.exists() and listening(PROSODY, 5222), process=process)
+        for host in (h for h in HOSTS if h.engine == PROSODY):
+            for user in ("roost-probe", "ann"):
+                answer = prosody_shell(admin, f"user:create({lua(f'{user}@{host.domain}')}, {lua(PASSWORD)})")
+                if "OK" not in answer and "created" not in answer:
+                    raise RuntimeError(f"prosody refused {user}@{host.domain}: {answer}")
+        yield
+
+
+@contextlib.contextmanager
+def coturn(directory: Path) -> Iterator[None]:
+    directory.mkdir()
+    database = directory / "turn.sqlite"
+    (directory / "turn.conf").write_text(
+        f"""listening-ip={TURN}
+relay-ip={TURN}
+listening-port=3478
+min-port=49160
+max-port=49200
+realm=turn.example
+use-auth-secret
+static-auth-secret={TURN_SECRET}
+allow-loopback-peers
+no-tls
+no-dtls
+no-cli
+fingerprint
+userdb={database}
+pidfile={directory}/turn.pid
+log-file=stdout
+"""
+    )
+    sqlite3.connect(database).close()
+    with running(["turnserver", "-c", str(directory / "turn.conf")], directory) as process:
+        wait_for("turnserver", lambda: listening(TURN, 3478), process=process)
+        yield
+
+
+@dataclass
+class World:
+    """What a test needs to know of it all."""
+
+    directory: Path
+    roots_pem: str
+    serials: dict[str, int] = field(default_factory=dict)
+
+    resolver: str = f"{DNS}@53"
