@@ -1,0 +1,1 @@
+"""The REST API. Serializers check shapes, services check rules; nothing here touches a driver."""

@@ -1,0 +1,16 @@
+from django.apps import AppConfig
+
+
+class CertificatesConfig(AppConfig):
+    name = "controlplane.certificates"
+    label = "certificates"
+    verbose_name = "Certificates"
+
+    def ready(self) -> None:
+        from controlplane.certificates import authority, reconciler
+        from controlplane.reconcile import watch
+
+        watch.declare("Certificate", "reconcile")
+        watch.declare("Authority", "reconcile")
+        watch.register("Certificate", reconciler.reconcile)
+        watch.register("Authority", authority.reconcile)

@@ -1,0 +1,1 @@
+"""Nodes, which instance lives on which, and the edge's routes."""

@@ -1,0 +1,1 @@
+"""The queue, the lease, the pass: how desired state becomes real. Knows no kind of resource."""

@@ -1,0 +1,149 @@
+"""Touch, claim, renew, release: the four statements that the whole queue consists of.
+
+All times are the database's. A claim raises the fence; whoever writes with an older fence is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from django.db import connection, transaction
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 120.0
+
+_wake: Callable[[str], None] = lambda queue: None  # noqa: E731  (replaced by the tasks' module)
+
+
+class LeaseLost(Exception):
+    """Somebody else holds the item now: stop at once, write nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on one resource until ``fence`` is overtaken."""
+
+    item_id: int
+    kind: str
+    object_id: str
+    queue: str
+    fence: int
+    attempts: int
+
+
+def on_wake(function: Callable[[str], None]) -> None:
+    """Register what is called, after commit, with the name of a queue that has work. May fail; sweeps repair."""
+    global _wake
+    _wake = function
+
+
+def wake(queue: str) -> None:
+    """Tell the workers of a queue. A dead broker costs time, never work."""
+    try:
+        _wake(queue)
+    except Exception as error:  # noqa: BLE001  (any broker failure: the sweep finds the work)
+        log.warning("could not wake %s: %s", queue, error)
+
+
+_TOUCH = """
+INSERT INTO reconcile_workitem (kind, object_id, queue, due_at, holder, fence, nudged, attempts)
+VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s), '', 0, false, 0)
+ON CONFLICT (kind, object_id) DO UPDATE SET
+  due_at = LEAST(reconcile_workitem.due_at, EXCLUDED.due_at),
+  nudged = reconcile_workitem.nudged OR %s
+"""
+
+
+def touch(kind: str, object_id: str, queue: str, *, after_s: float = 0.0) -> None:
+    """Make a resource due, inside the caller's transaction; a pass under way is followed by another."""
+    with connection.cursor() as cursor:
+        cursor.execute(_TOUCH, [kind, object_id, queue, after_s, after_s <= 0])
+    if after_s <= 0:
+        transaction.on_commit(lambda: wake(queue))
+
+
+def forget(kind: str, object_id: str) -> None:
+    """Take a resource that is gone out of the queue, with its conditions."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM reconcile_condition WHERE kind = %s AND object_id = %s", [kind, object_id])
+        cursor.execute("DELETE FROM reconcile_workitem WHERE kind = %s AND object_id = %s", [kind, object_id])
+
+
+_CLAIM = """
+UPDATE reconcile_workitem SET fence = fence + 1, nudged = false, holder = %s,
+  leased_until = clock_timestamp() + make_interval(secs => %s)
+WHERE id IN (
+  SELECT id FROM reconcile_workitem
+  WHERE queue = ANY(%s) AND due_at <= clock_timestamp()
+    AND (leased_until IS NULL OR leased_until < clock_timestamp())
+  ORDER BY due_at FOR UPDATE SKIP LOCKED LIMIT %s)
+RETURNING id, kind, object_id, queue, fence, attempts
+"""
+
+
+def claim(queues: Sequence[str], *, holder: str, limit: int = 1, lease_s: float = LEASE_S) -> list[Lease]:
+    """Lease up to ``limit`` due resources, the longest due first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, [holder, lease_s, list(queues), limit])
+        return [Lease(*row) for row in cursor.fetchall()]
+
+
+def renew(lease: Lease, *, lease_s: float = LEASE_S) -> bool:
+    """Hold it longer. False: it is lost."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE reconcile_workitem SET leased_until = clock_timestamp() + make_interval(secs => %s) "
+            "WHERE id = %s AND fence = %s",
+            [lease_s, lease.item_id, lease.fence],
+        )
+        return cursor.rowcount == 1
+
+
+_RELEASE = """
+UPDATE reconcile_workitem SET leased_until = NULL, holder = '', attempts = %s,
+  due_at = clock_timestamp() + CASE WHEN nudged THEN interval '0' ELSE make_interval(secs => %s) END
+WHERE id = %s AND fence = %s
+RETURNING nudged
+"""
+
+
+def release(lease: Lease, *, after_s: float, attempts: int) -> bool:
+    """Give it back, due again after ``after_s`` seconds, or now if it was touched meanwhile. False: it was lost."""
+    with connection.cursor() as cursor:
+        cursor.execute(_RELEASE, [attempts, max(0.0, after_s), lease.item_id, lease.fence])
+        return cursor.rowcount == 1
+
+
+def hold(lease: Lease) -> None:
+    """Inside a transaction: make sure that the lease is still ours until the commit, or raise ``LeaseLost``."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM reconcile_workitem WHERE id = %s AND fence = %s FOR UPDATE", [lease.item_id, lease.fence]
+        )
+        if cursor.fetchone() is None:
+            raise LeaseLost(f"{lease.kind} {lease.object_id}: fence {lease.fence} was overtaken")
+
+
+def due_queues() -> list[str]:
+    """The queues that have due, unleased work now."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT queue FROM reconcile_workitem WHERE due_at <= clock_timestamp() "
+            "AND (leased_until IS NULL OR leased_until < clock_timestamp())"
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
+def soonest_due_s(queues: Iterable[str]) -> float | None:
+    """Seconds until the next unleased resource of these queues is due (0 or less: now); None if there is none."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT extract(epoch FROM min(GREATEST(due_at, COALESCE(leased_until, due_at))) - clock_timestamp()) "
+            "FROM reconcile_workitem WHERE queue = ANY(%s)",
+            [list(queues)],
+        )
+        row = cursor.fetchone()
+    return None if row is None or row[0] is None else float(row[0])

@@ -1,0 +1,1 @@
+"""Settings: ``production`` for real machines, ``local`` for ``./roost up``, ``test`` for the tests."""

@@ -1,0 +1,167 @@
+"""What all settings share. Everything that differs between machines comes from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from controlplane.settings import environment as env
+
+BASE_DIR = Path(__file__).resolve().parent.parent.parent
+
+SECRET_KEY = env.text("ROOST_SECRET_KEY")
+DEBUG = env.flag("ROOST_DEBUG", False)
+ALLOWED_HOSTS = env.words("ROOST_ALLOWED_HOSTS", "localhost,127.0.0.1")
+BASE_URL = env.text("ROOST_BASE_URL", "http://localhost:8000").rstrip("/")
+CSRF_TRUSTED_ORIGINS = [BASE_URL]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "controlplane.reconcile",
+    "tenants",
+    "controlplane.fleet",
+    "controlplane.zones",
+    "controlplane.certificates",
+    "controlplane.turn",
+    "controlplane.provisioning",
+    "controlplane.api",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "controlplane.urls"
+WSGI_APPLICATION = "controlplane.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+DATABASES = {"default": env.database("ROOST_DATABASE_URL")}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = True
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = env.text("ROOST_STATIC_ROOT", str(BASE_DIR / "staticfiles"))
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "controlplane.api.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["controlplane.api.permissions.HasScope"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_PAGINATION_CLASS": "rest_framework.pagination.LimitOffsetPagination",
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "PAGE_SIZE": 100,
+    "EXCEPTION_HANDLER": "controlplane.api.problems.exception_handler",
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Roost",
+    "DESCRIPTION": "Managed XMPP hosting: organisations, instances, accounts, rooms, DNS, certificates, TURN.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "SCHEMA_PATH_PREFIX": "/api/v1/",
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": env.text("ROOST_LOG_LEVEL", "INFO")},
+    "loggers": {"slixmpp": {"level": "ERROR"}, "acme": {"level": "WARNING"}, "urllib3": {"level": "WARNING"}},
+}
+
+# Celery: wake-ups only. Time and retries live in the reconciler's table.
+CELERY_BROKER_URL = env.text("ROOST_BROKER_URL")
+
+# Roost's own.
+ROOST = {
+    "MASTER_KEYS": env.key_lines("ROOST_MASTER_KEY_FILE"),
+    "PROVIDER_ZONE": env.text("ROOST_PROVIDER_ZONE"),
+    "RECORD_TTL_S": env.integer("ROOST_RECORD_TTL_S", 300),
+    "DNS_DRIVER": env.text("ROOST_DNS_DRIVER", "powerdns"),
+    "POWERDNS_URL": env.text("ROOST_POWERDNS_URL", ""),
+    "POWERDNS_API_KEY": env.text("ROOST_POWERDNS_API_KEY", ""),
+    "RFC2136_SERVER": env.text("ROOST_RFC2136_SERVER", ""),
+    "RFC2136_TSIG_NAME": env.text("ROOST_RFC2136_TSIG_NAME", ""),
+    "RFC2136_TSIG_SECRET": env.text("ROOST_RFC2136_TSIG_SECRET", ""),
+    "RFC2136_TSIG_ALGORITHM": env.text("ROOST_RFC2136_TSIG_ALGORITHM", "hmac-sha256"),
+    "LEXICON_PROVIDER": env.text("ROOST_LEXICON_PROVIDER", ""),
+    "LEXICON_AUTH": env.mapping("ROOST_LEXICON_AUTH"),
+    "DNS_NAMESERVERS": env.words("ROOST_DNS_NAMESERVERS"),
+    "DNS_AUTHORITATIVE": env.words("ROOST_DNS_AUTHORITATIVE"),
+    "RESOLVER": env.text("ROOST_RESOLVER", ""),
+    "ACME_DIRECTORY": env.text("ROOST_ACME_DIRECTORY"),
+    "ACME_CA_FILE": env.text("ROOST_ACME_CA_FILE", ""),
+    "ACME_ROOTS_URL": env.text("ROOST_ACME_ROOTS_URL", ""),
+    "ACME_CONTACT": env.text("ROOST_ACME_CONTACT", ""),
+    "ACME_CHALLENGE": env.text("ROOST_ACME_CHALLENGE", "dns-01"),
+    "ACME_EAB_KID": env.text("ROOST_ACME_EAB_KID", ""),
+    "ACME_EAB_HMAC": env.text("ROOST_ACME_EAB_HMAC", ""),
+    "CAA_ISSUER": env.text("ROOST_CAA_ISSUER", ""),
+    "TURN_HOST": env.text("ROOST_TURN_HOST", ""),
+    "TURN_PORT": env.integer("ROOST_TURN_PORT", 3478),
+    "TURN_TLS_PORT": env.integer("ROOST_TURN_TLS_PORT", 0),
+    "TURN_DATABASE": env.text("ROOST_TURN_DATABASE", ""),
+    "TURN_REALM": env.text("ROOST_TURN_REALM", ""),
+    "EDGE_SOCKET": env.text("ROOST_EDGE_SOCKET", ""),
+    "EDGE_MAP_DIR": env.text("ROOST_EDGE_MAP_DIR", ""),
+    "EDGE_ADDRESSES": env.words("ROOST_EDGE_ADDRESSES"),
+    "PROXY65_PORTS": env.port_range("ROOST_PROXY65_PORTS", "20000-20199"),
+    "ANSIBLE_DIR": env.text("ROOST_ANSIBLE_DIR", "/var/lib/roost/ansible"),
+    "TRUST_EXTRA_FILE": env.text("ROOST_TRUST_EXTRA_FILE", ""),
+    "TRUST_SYSTEM": env.flag("ROOST_TRUST_SYSTEM", True),
+    "S2S_REFERENCE_PEER": env.text("ROOST_S2S_REFERENCE_PEER", ""),
+    "BACKOFF_CAP_S": env.number("ROOST_BACKOFF_CAP_S", 300),
+    "RESYNC_S": env.number("ROOST_RESYNC_S", 3600),
+    "FAULT_DIR": env.text("ROOST_FAULT_DIR", ""),
+}

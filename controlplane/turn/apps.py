@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class TurnConfig(AppConfig):
+    name = "controlplane.turn"
+    label = "turn"
+    verbose_name = "TURN"

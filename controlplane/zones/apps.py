@@ -1,0 +1,14 @@
+from django.apps import AppConfig
+
+
+class ZonesConfig(AppConfig):
+    name = "controlplane.zones"
+    label = "zones"
+    verbose_name = "DNS zones"
+
+    def ready(self) -> None:
+        from controlplane.reconcile import watch
+        from controlplane.zones import reconciler
+
+        watch.declare("Zone", "reconcile")
+        watch.register("Zone", reconciler.reconcile)

@@ -1,0 +1,66 @@
+"""Zones that Roost writes, and the record sets that it wants in them or expects in a customer's."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from controlplane.values.records import RecordSet
+from tenants.models import Instance
+
+
+class Zone(models.Model):
+    """A zone that the configured DNS driver writes."""
+
+    name = models.CharField(max_length=253, unique=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DnsRecord(models.Model):
+    """One record set that should exist (or, ``wanted`` false, should go).
+
+    ``publisher`` "ours": in ``zone``, written by Roost. "customer": in the customer's own zone; we only look.
+    ``created_by_us`` is set only when Roost itself made the set, and only then may Roost change or delete it.
+    """
+
+    PUBLISHERS = [("ours", "Roost"), ("customer", "the customer")]
+
+    zone = models.ForeignKey(Zone, on_delete=models.PROTECT, null=True, blank=True, related_name="records")
+    instance = models.ForeignKey(Instance, on_delete=models.PROTECT, related_name="dns_records")
+    publisher = models.CharField(max_length=10, choices=PUBLISHERS)
+    name = models.CharField(max_length=253)
+    type = models.CharField(max_length=8)
+    ttl_s = models.PositiveIntegerField()
+    rdatas = models.JSONField(default=list)
+    purpose = models.CharField(max_length=200, blank=True)
+    challenge = models.BooleanField(default=False, help_text="an ACME validation record: comes and goes")
+    optional = models.BooleanField(default=False)
+    wanted = models.BooleanField(default=True)
+    created_by_us = models.BooleanField(default=False)
+    published = models.BooleanField(default=False, help_text="seen at every authoritative server, as wanted")
+    checked_at = models.DateTimeField(null=True, blank=True)
+    conflict = models.BooleanField(default=False)
+    problem = models.TextField(blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["zone", "name", "type"], name="one_record_set_per_key"),
+            models.CheckConstraint(
+                condition=Q(publisher="customer") | Q(zone__isnull=False), name="our_records_have_a_zone"
+            ),
+        ]
+        indexes = [models.Index(fields=["instance", "challenge"])]
+        ordering = ["name", "type"]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.type}"
+
+    def record_set(self) -> RecordSet:
+        return RecordSet.of(self.name, self.type, self.ttl_s, self.rdatas)

@@ -1,0 +1,1 @@
+"""Organisations, people, plans, domains, instances: what should be. Never talks to the outside."""
