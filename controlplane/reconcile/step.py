@@ -146,6 +146,7 @@ class Pass(Generic[Subject]):
             finding, next_s = Finding(condition, "True", outcome.reason, outcome.message), outcome.resync_s
         elif isinstance(outcome, Wait):
             finding, next_s = Finding(condition, "False", outcome.reason, outcome.message), outcome.after_s
+            self.result.failed = self.result.failed or outcome.failed
         else:
             finding = Finding(condition, "False", outcome.reason, outcome.message, outcome.remedy, stalled=True)
             next_s = outcome.recheck_s * (0.75 + random.random() / 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 
 
@@ -17,12 +16,12 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Not yet; try again after ``after_s`` seconds (or at ``until``). Expected, so nothing backs off."""
+    """Not yet; try again after ``after_s`` seconds. ``failed``: it was an error, so the next wait is longer."""
 
     reason: str
     message: str
     after_s: float = 1.0
-    until: datetime.datetime | None = None
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

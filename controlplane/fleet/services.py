@@ -1,0 +1,179 @@
+"""Enrols nodes, places instances, and keeps the edge's routes. Never looks into zones or certificates."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q, Sum
+from django.utils import timezone
+
+from controlplane import wiring
+from controlplane.drivers.edge.base import Backend
+from controlplane.drivers.node.base import NodeTarget
+from controlplane.fleet.models import EdgeRoute, Node, Placement
+from controlplane.reconcile import watch
+from controlplane.reconcile.lease import Lease, hold
+from controlplane.values.errors import Rejected
+from controlplane.values.names import DomainName
+from tenants.models import Instance
+
+
+def target_of(node: Node) -> NodeTarget:
+    """The node as its driver wants it."""
+    return NodeTarget(
+        name=node.name,
+        connection=node.connection,
+        runtime=node.runtime,
+        address=node.address,
+        state_dir=node.state_dir,
+        runtime_dir=node.runtime_dir,
+        supervisor_socket=node.supervisor_socket,
+    )
+
+
+def memory_used_mib(node: Node) -> int:
+    """Sum of the plans' memory of all instances placed there."""
+    used = node.placements.aggregate(used=Sum("instance__plan__memory_mib"))["used"]
+    return int(used or 0)
+
+
+def place(instance: Instance, lease: Lease) -> Placement:
+    """Choose a node with room and reserve an address and ports on it; the one chosen before if there is one.
+
+    ``Rejected`` if no node has room: the remedy says what to add.
+    """
+    placement = Placement.objects.select_related("node").filter(instance=instance).first()
+    if placement is not None:
+        return placement
+    wanted = instance.plan.memory_mib
+    with transaction.atomic():
+        hold(lease)
+        # The nodes are locked in one order, so two placements at once cannot take the same address.
+        nodes = list(Node.objects.select_for_update().filter(accepting=True).order_by("pk"))
+        free = {node.pk: node.memory_mib - memory_used_mib(node) for node in nodes}
+        fitting = sorted((n for n in nodes if free[n.pk] >= wanted), key=lambda n: (-free[n.pk], n.pk))
+        for node in fitting:
+            address = next(_free_addresses(node), None)
+            if address is None:
+                continue
+            why = f"{node.name} had the most memory free: {free[node.pk]} MiB, {wanted} MiB wanted."
+            try:
+                return Placement.objects.create(
+                    instance=instance,
+                    node=node,
+                    address=address,
+                    base_port=node.base_port,
+                    proxy65_port=_free_proxy65_port(),
+                    explanation=why,
+                )
+            except IntegrityError as error:
+                raise Rejected("The address was taken meanwhile.", remedy="It is tried again by itself.") from error
+    if not nodes:
+        raise Rejected("No node accepts instances.", remedy="Enrol a node, or let one accept instances again.")
+    raise Rejected(
+        f"No node has {wanted} MiB of memory and an address free.", remedy="Add a node or remove instances."
+    )
+
+
+def _free_addresses(node: Node) -> Iterator[str]:
+    """Host addresses of the node's instance network that no instance has, ascending."""
+    taken = set(node.placements.values_list("address", flat=True))
+    network = ipaddress.ip_network(node.instance_network)
+    for host in network.hosts() if network.num_addresses > 1 else iter([network.network_address]):
+        if str(host) not in taken:
+            yield str(host)
+
+
+def _free_proxy65_port() -> int:
+    low, high = settings.ROOST["PROXY65_PORTS"]
+    taken = set(Placement.objects.values_list("proxy65_port", flat=True))
+    for port in range(low, high + 1):
+        if port not in taken:
+            return port
+    raise Rejected(f"All proxy65 ports {low}-{high} are taken.", remedy="Widen ROOST_PROXY65_PORTS and the edge's.")
+
+
+def want(placement: Placement, *, digest: str, state: str, lease: Lease) -> None:
+    """Write what the node should apply; the node is touched if that differs from what it has."""
+    if placement.wanted_digest == digest and placement.wanted_state == state and placement.applied_digest == digest:
+        return
+    with transaction.atomic():
+        hold(lease)
+        Placement.objects.filter(pk=placement.pk).update(wanted_digest=digest, wanted_state=state)
+        watch.touch("Node", placement.node.name)
+    placement.wanted_digest, placement.wanted_state = digest, state
+
+
+def apply_again(placement: Placement, lease: Lease) -> None:
+    """The world is not what the node said it applied (a process is gone): have it applied once more."""
+    with transaction.atomic():
+        hold(lease)
+        Placement.objects.filter(pk=placement.pk).update(applied_digest="")
+        watch.touch("Node", placement.node.name)
+    placement.applied_digest = ""
+
+
+def stale_placements(node: Node) -> list[Placement]:
+    """Placements whose applied state differs from the wanted one and whose retry time has come."""
+    return list(
+        node.placements.filter(~Q(wanted_digest=""))
+        .filter(~Q(applied_digest=F("wanted_digest")))
+        .filter(Q(retry_at__isnull=True) | Q(retry_at__lte=timezone.now()))
+        .select_related("instance__domain", "instance__plan", "instance__organisation", "node")
+        .order_by("pk")
+    )
+
+
+def release_placement(instance: Instance) -> None:
+    """Give address and ports back; only after the node has removed the instance."""
+    Placement.objects.filter(instance=instance).delete()
+
+
+def route(instance: Instance, hosts: list[DomainName], placement: Placement, lease: Lease) -> EdgeRoute:
+    """The intent row of the instance's route, as it should be now."""
+    wanted = {
+        "hosts": [host.ascii for host in hosts],
+        "address": placement.address,
+        "base_port": placement.base_port,
+        "proxy65_port": placement.proxy65_port,
+    }
+    row = EdgeRoute.objects.filter(instance=instance).first()
+    if row is not None and all(getattr(row, k) == v for k, v in wanted.items()):
+        return row
+    with transaction.atomic():
+        hold(lease)
+        row, _ = EdgeRoute.objects.update_or_create(instance=instance, defaults={**wanted, "routed_at": None})
+    return row
+
+
+def is_routed(row: EdgeRoute) -> bool:
+    """True if the edge routes all names and the proxy65 port as the row says, at this moment."""
+    driver = wiring.edge_driver()
+    routes = driver.routes()
+    backend = Backend(row.address, row.base_port)
+    return (
+        all(routes.get(host) == backend for host in row.hosts)
+        and driver.tcp_ports().get(row.proxy65_port) == row.address
+    )
+
+
+def publish_route(row: EdgeRoute) -> None:
+    """Write the row into the edge; safe to run twice."""
+    driver = wiring.edge_driver()
+    driver.set_routes([DomainName(h) for h in row.hosts], Backend(row.address, row.base_port))
+    driver.set_tcp_port(row.proxy65_port, row.address)
+    EdgeRoute.objects.filter(pk=row.pk).update(routed_at=timezone.now())
+
+
+def remove_route(instance: Instance) -> None:
+    """Take the instance out of the edge, then the row away. Connections that are open end with the process."""
+    row = EdgeRoute.objects.filter(instance=instance).first()
+    if row is None:
+        return
+    driver = wiring.edge_driver()
+    driver.delete_routes([DomainName(h) for h in row.hosts])
+    driver.delete_tcp_port(row.proxy65_port)
+    row.delete()
