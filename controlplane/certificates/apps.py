@@ -7,10 +7,9 @@ class CertificatesConfig(AppConfig):
     verbose_name = "Certificates"
 
     def ready(self) -> None:
-        from controlplane.certificates import authority, reconciler
         from controlplane.reconcile import watch
 
         watch.declare("Certificate", "reconcile")
         watch.declare("Authority", "reconcile")
-        watch.register("Certificate", reconciler.reconcile)
-        watch.register("Authority", authority.reconcile)
+        watch.register("Certificate", "controlplane.certificates.reconciler.reconcile")
+        watch.register("Authority", "controlplane.certificates.authority.reconcile")

@@ -7,9 +7,8 @@ class ProvisioningConfig(AppConfig):
     verbose_name = "Provisioning"
 
     def ready(self) -> None:
-        from controlplane.provisioning import instance, node
         from controlplane.reconcile import watch
 
-        watch.register("Instance", instance.reconcile)
-        watch.register("Node", node.reconcile, lease_s=180)
+        watch.register("Instance", "controlplane.provisioning.instance.reconcile")
+        watch.register("Node", "controlplane.provisioning.node.reconcile", lease_s=180)
         watch.watch("Certificate", lambda key: [("Instance", key)])

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from django.utils.module_loading import import_string
+
 from controlplane.reconcile import lease as leases
 from controlplane.reconcile.lease import Lease
 
@@ -40,9 +42,14 @@ def declare(name: str, queue: str) -> None:
     _queues[name] = queue
 
 
-def register(name: str, reconcile: Callable[[Lease], Next | None], *, lease_s: float = leases.LEASE_S) -> None:
-    """Say who reconciles a declared kind."""
-    _kinds[name] = Kind(name, _queues[name], reconcile, lease_s)
+def register(name: str, reconcile: str, *, lease_s: float = leases.LEASE_S) -> None:
+    """Say who reconciles a declared kind: the dotted path of a function, imported when the first pass needs it."""
+
+    def call(lease: Lease) -> Next | None:
+        function: Callable[[Lease], Next | None] = import_string(reconcile)
+        return function(lease)
+
+    _kinds[name] = Kind(name, _queues[name], call, lease_s)
 
 
 def kind(name: str) -> Kind | None:

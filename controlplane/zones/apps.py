@@ -8,7 +8,6 @@ class ZonesConfig(AppConfig):
 
     def ready(self) -> None:
         from controlplane.reconcile import watch
-        from controlplane.zones import reconciler
 
         watch.declare("Zone", "reconcile")
-        watch.register("Zone", reconciler.reconcile)
+        watch.register("Zone", "controlplane.zones.reconciler.reconcile")
