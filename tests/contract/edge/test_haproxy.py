@@ -1,0 +1,240 @@
+"""The edge against a real HAProxy: who is routed where, by which port, with whose address, and who is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from controlplane.drivers.edge.base import Backend
+from controlplane.drivers.edge.haproxy import HaproxyEdge
+from controlplane.values.errors import Unavailable
+from controlplane.values.names import DomainName
+from controlplane.values.spec import SERVICE_OFFSETS
+from tests.servers.haproxy import Haproxy
+
+pytestmark = pytest.mark.servers
+
+EDGE, ACME, BETA = "127.68.0.1", "127.68.0.11", "127.68.0.12"
+BASE = 7000
+HOST, OTHER = DomainName("acme.example"), DomainName("beta.example")
+PROXY_V2 = b"\r\n\r\n\x00\r\nQUIT\n"
+
+
+class Backends:
+    """Listens as an instance does and remembers, per connection, where it came in and what it said."""
+
+    def __init__(self, addresses: list[str]) -> None:
+        self.seen: list[tuple[str, int, bytes]] = []
+        self.changed = threading.Condition()
+        self.sockets = []
+        for address in addresses:
+            for port in [*(BASE + o for o in SERVICE_OFFSETS.values()), 20001]:
+                listener = socket.create_server((address, port))
+                self.sockets.append(listener)
+                threading.Thread(target=self._serve, args=(listener, address, port), daemon=True).start()
+
+    def _serve(self, listener: socket.socket, address: str, port: int) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=self._read, args=(connection, address, port), daemon=True).start()
+
+    def _read(self, connection: socket.socket, address: str, port: int) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(5)
+            data = connection.recv(65536)
+            with self.changed:
+                self.seen.append((address, port, data))
+                self.changed.notify_all()
+            connection.sendall(b"welcome to " + address.encode())
+            while connection.recv(65536):
+                connection.sendall(b"still " + address.encode())
+
+    def next(self) -> tuple[str, int, bytes]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: bool(self.seen), timeout=5), "no connection reached a backend"
+            return self.seen.pop(0)
+
+
+@pytest.fixture(scope="module")
+def backends() -> Iterator[Backends]:
+    served = Backends([ACME, BETA])
+    yield served
+    for listener in served.sockets:
+        listener.close()
+
+
+@pytest.fixture(scope="module")
+def haproxy() -> Iterator[Haproxy]:
+    with Haproxy(EDGE) as running:
+        yield running
+
+
+@pytest.fixture
+def edge(haproxy: Haproxy, backends: Backends) -> HaproxyEdge:
+    driver = HaproxyEdge(haproxy.socket, haproxy.directory)
+    driver.set_routes([HOST, HOST.child("conference")], Backend(ACME, BASE))
+    driver.set_routes([OTHER], Backend(BETA, BASE))
+    backends.seen.clear()
+    return driver
+
+
+def talk(port: int, *chunks: bytes) -> bytes:
+    """What the edge lets through, or b"" if it closed."""
+    with socket.create_connection((EDGE, port), timeout=5) as connection:
+        for number, chunk in enumerate(chunks):
+            if number:
+                time.sleep(0.1)
+            connection.sendall(chunk)
+        with contextlib.suppress(ConnectionError):
+            return connection.recv(1000)
+    return b""
+
+
+def header(to: str, *, quote: str = "'", before: str = "<?xml version='1.0'?>") -> bytes:
+    return (
+        f"{before}<stream:stream xmlns={quote}jabber:client{quote} version={quote}1.0{quote}\n"
+        f" to={quote}{to}{quote} xmlns:stream={quote}http://etherx.jabber.org/streams{quote}>"
+    ).encode()
+
+
+def client_hello(name: str, alpn: list[str]) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+def test_offsets_are_the_instances_own() -> None:
+    from controlplane.drivers.edge.config import OFFSETS
+
+    assert OFFSETS == SERVICE_OFFSETS
+
+
+@pytest.mark.parametrize(("port", "service"), [(5222, "c2s"), (5269, "s2s")])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [header("acme.example")],
+        [header("acme.example", quote='"', before="")],
+        [header("ACME.example", before="  \n")],
+        [header("conference.acme.example")],
+        [header("acme.example")[:60], header("acme.example")[60:]],
+    ],
+    ids=["plain", "double quotes", "capitals", "component", "two packets"],
+)
+def test_starttls_goes_by_the_stream_header(
+    edge: HaproxyEdge, backends: Backends, port: int, service: str, chunks: list[bytes]
+) -> None:
+    assert talk(port, *chunks) == b"welcome to " + ACME.encode()
+    address, arrived, data = backends.next()
+    assert (address, arrived) == (ACME, BASE + SERVICE_OFFSETS[service])
+    assert data.startswith(PROXY_V2)
+    length = struct.unpack("!H", data[14:16])[0]
+    assert data[16 : 16 + length][:4] == socket.inet_aton("127.0.0.1")
+    assert data[16 + length :] == b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("port", "alpn", "service"),
+    [
+        (5223, ["xmpp-client"], "c2s_tls"),
+        (5270, ["xmpp-server"], "s2s_tls"),
+        (5270, [], "s2s_tls"),
+        (443, ["http/1.1"], "https"),
+        (443, [], "https"),
+        (443, ["xmpp-client"], "c2s_tls"),
+        (443, ["xmpp-server"], "s2s_tls"),
+    ],
+)
+def test_tls_goes_by_sni_and_alpn(
+    edge: HaproxyEdge, backends: Backends, port: int, alpn: list[str], service: str
+) -> None:
+    assert talk(port, client_hello("beta.example", alpn)) == b"welcome to " + BETA.encode()
+    address, arrived, data = backends.next()
+    assert (address, arrived) == (BETA, BASE + SERVICE_OFFSETS[service])
+    assert data.startswith(PROXY_V2)
+
+
+@pytest.mark.parametrize(
+    ("port", "data"),
+    [
+        (5222, header("nobody.example")),
+        (5269, header("nobody.example")),
+        (5222, b"GET / HTTP/1.1\r\nHost: acme.example\r\n\r\n"),
+        (5222, b"<" + b"x" * 5000),
+        (5223, client_hello("nobody.example", [])),
+        (443, client_hello("nobody.example", ["http/1.1"])),
+        (443, b"GET / HTTP/1.1\r\nHost: acme.example\r\n\r\n"),
+    ],
+)
+def test_strangers_are_refused_at_once(edge: HaproxyEdge, backends: Backends, port: int, data: bytes) -> None:
+    # Refused, not left to time out: talk() waits five seconds for an answer and would raise.
+    assert talk(port, data) == b""
+    assert backends.seen == []
+
+
+def test_changes_take_effect_without_touching_other_connections(edge: HaproxyEdge, backends: Backends) -> None:
+    with socket.create_connection((EDGE, 5222), timeout=5) as kept:
+        kept.sendall(header("beta.example"))
+        assert kept.recv(100) == b"welcome to " + BETA.encode()
+        assert edge.set_routes([HOST], Backend(BETA, BASE)) is True
+        assert edge.set_routes([HOST], Backend(BETA, BASE)) is False
+        assert talk(5222, header("acme.example")) == b"welcome to " + BETA.encode()
+        assert edge.delete_routes([HOST]) is True
+        assert edge.delete_routes([HOST]) is False
+        assert talk(5222, header("acme.example")) == b""
+        kept.sendall(b"<presence/>")
+        assert kept.recv(100) == b"still " + BETA.encode()
+    assert "acme.example" not in edge.routes()
+    assert edge.routes()["beta.example"] == Backend(BETA, BASE)
+
+
+def test_routes_survive_a_crash_of_the_edge(edge: HaproxyEdge, haproxy: Haproxy, backends: Backends) -> None:
+    edge.set_tcp_port(20001, ACME)
+    before = dict(edge.routes()), dict(edge.tcp_ports())
+    haproxy.stop()
+    with pytest.raises(Unavailable):
+        edge.routes()
+    haproxy.start()
+    assert (dict(edge.routes()), dict(edge.tcp_ports())) == before
+    assert talk(5222, header("acme.example")) == b"welcome to " + ACME.encode()
+
+
+def test_a_change_that_met_a_dead_edge_is_made_when_it_comes_again(edge: HaproxyEdge, haproxy: Haproxy) -> None:
+    haproxy.stop()
+    with pytest.raises(Unavailable):
+        edge.set_routes([DomainName("late.example")], Backend(ACME, BASE))
+    haproxy.start()
+    edge.set_routes([DomainName("late.example")], Backend(ACME, BASE))
+    assert edge.routes()["late.example"] == Backend(ACME, BASE)
+    edge.delete_routes([DomainName("late.example")])
+
+
+def test_proxy65_goes_by_port_without_a_header(edge: HaproxyEdge, backends: Backends) -> None:
+    edge.set_tcp_port(20001, ACME)
+    assert talk(20001, b"\x05\x01\x00") == b"welcome to " + ACME.encode()
+    assert backends.next() == (ACME, 20001, b"\x05\x01\x00")
+    assert edge.delete_tcp_port(20001) is True
+    assert edge.delete_tcp_port(20001) is False
+    assert talk(20001, b"\x05\x01\x00") == b""
+
+
+def test_the_socket_takes_no_smuggled_commands(edge: HaproxyEdge) -> None:
+    from controlplane.values.errors import Rejected
+
+    with pytest.raises(Rejected):
+        edge.set_routes([DomainName("a.example 1; del map x")], Backend(ACME, BASE))
+    with pytest.raises(ValueError):
+        edge.set_routes([HOST], Backend("127.0.0.1; shutdown", BASE))

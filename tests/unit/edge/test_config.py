@@ -1,0 +1,51 @@
+"""The edge's configuration: what may be in it, and that HAProxy itself accepts it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from controlplane.drivers.edge.config import EdgeConfig, render_haproxy_cfg
+
+PLAIN = EdgeConfig(addresses=("192.0.2.1", "2001:db8::1"), socket="/run/edge/admin.sock", map_dir="/run/edge")
+
+
+def test_listens_on_the_standard_ports_of_each_address() -> None:
+    lines = [line.strip() for line in render_haproxy_cfg(PLAIN).splitlines()]
+    for port in (5222, 5223, 5269, 5270, 443, "20000-20199"):
+        assert f"bind 192.0.2.1:{port}" in lines
+        assert f"bind [2001:db8::1]:{port}" in lines
+    assert not any(line[-3:] == ":80" for line in lines if line.startswith("bind"))
+
+
+def test_port_80_only_for_validations() -> None:
+    text = render_haproxy_cfg(dataclasses.replace(PLAIN, acme_http="192.0.2.9:8000"))
+    assert "bind 192.0.2.1:80" in text
+    assert "server web 192.0.2.9:8000" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"addresses": ()},
+        {"addresses": ("example.org",)},
+        {"addresses": ("192.0.2.1\n  stats socket /tmp/x",)},
+        {"socket": "relative.sock"},
+        {"socket": "/run/edge/a b"},
+        {"map_dir": "/run/edge\n"},
+        {"user": "ha proxy"},
+        {"control_group": "roost level admin"},
+        {"proxy65_ports": (80, 90)},
+        {"proxy65_ports": (3000, 2000)},
+        {"acme_http": "web\n  server x 1.2.3.4:80"},
+    ],
+)
+def test_refuses_what_does_not_belong_there(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError):
+        render_haproxy_cfg(dataclasses.replace(PLAIN, **change))  # type: ignore[arg-type]
+
+
+def test_map_dir_stays_a_path(tmp_path: Path) -> None:
+    assert str(tmp_path / "backends.map") in render_haproxy_cfg(dataclasses.replace(PLAIN, map_dir=str(tmp_path)))
