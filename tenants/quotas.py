@@ -1,0 +1,33 @@
+"""What a plan allows, checked before the change. Counting accounts and rooms is left to who asks the engine."""
+
+from __future__ import annotations
+
+from tenants.errors import QuotaExceeded
+from tenants.models import Instance, Organisation, Plan
+
+_REMEDY = "Remove one, or take a larger plan."
+
+
+def check_instances(organisation: Organisation, plan: Plan, *, beside: Instance | None = None) -> None:
+    """One more instance on this plan; call it with the organisation's row locked. Raises ``QuotaExceeded``."""
+    there = Instance.objects.filter(organisation=organisation, plan=plan)
+    if beside is not None:
+        there = there.exclude(pk=beside.pk)
+    if there.count() >= plan.max_instances:
+        raise QuotaExceeded(
+            "plan", f"The plan {plan.slug} allows {plan.max_instances} instances per organisation.", remedy=_REMEDY
+        )
+
+
+def check_accounts(instance: Instance, count: int) -> None:
+    """One more account beside ``count`` (Roost's own not counted). Raises ``QuotaExceeded``."""
+    maximum = instance.plan.max_accounts
+    if count >= maximum:
+        raise QuotaExceeded("username", f"The plan {instance.plan.slug} allows {maximum} accounts.", remedy=_REMEDY)
+
+
+def check_rooms(instance: Instance, count: int) -> None:
+    """One more room beside ``count``. Raises ``QuotaExceeded``."""
+    maximum = instance.plan.max_rooms
+    if count >= maximum:
+        raise QuotaExceeded("name", f"The plan {instance.plan.slug} allows {maximum} rooms.", remedy=_REMEDY)
