@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controlplane.values.errors import Conflict, InvalidInput
+from controlplane.values.errors import Conflict, InvalidInput, Rejected
 
 
 class Taken(InvalidInput):
@@ -15,3 +15,7 @@ class QuotaExceeded(InvalidInput):
 
 class WrongState(Conflict):
     """What is asked for does not fit the present state, such as restoring what was never terminated."""
+
+
+class Missing(Rejected):
+    """There is no such account or room on the instance's server."""

@@ -56,6 +56,7 @@ class Placement(models.Model):
     """Where an instance lives, and what the node last applied of it.
 
     ``wanted_digest`` is written by the instance's pass, ``applied_digest`` by the node's: unequal means work.
+    ``loaded_digest`` lags behind ``applied_digest`` until the engine was told to read its files again.
     """
 
     instance = models.OneToOneField(Instance, on_delete=models.PROTECT, related_name="placement")
@@ -66,6 +67,7 @@ class Placement(models.Model):
     wanted_digest = models.CharField(max_length=64, blank=True)
     wanted_state = models.CharField(max_length=8, default="running")
     applied_digest = models.CharField(max_length=64, blank=True)
+    loaded_digest = models.CharField(max_length=64, blank=True, help_text="what the running engine has read")
     applied_at = models.DateTimeField(null=True, blank=True)
     error = models.TextField(blank=True, help_text="what the last convergence said, empty if it succeeded")
     failures = models.PositiveIntegerField(default=0)

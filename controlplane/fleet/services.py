@@ -73,9 +73,7 @@ def place(instance: Instance, lease: Lease) -> Placement:
                 raise Rejected("The address was taken meanwhile.", remedy="It is tried again by itself.") from error
     if not nodes:
         raise Rejected("No node accepts instances.", remedy="Enrol a node, or let one accept instances again.")
-    raise Rejected(
-        f"No node has {wanted} MiB of memory and an address free.", remedy="Add a node or remove instances."
-    )
+    raise Rejected(f"No node has {wanted} MiB of memory and an address free.", remedy="Add a node or remove instances.")
 
 
 def _free_addresses(node: Node) -> Iterator[str]:
@@ -105,6 +103,16 @@ def want(placement: Placement, *, digest: str, state: str, lease: Lease) -> None
         Placement.objects.filter(pk=placement.pk).update(wanted_digest=digest, wanted_state=state)
         watch.touch("Node", placement.node.name)
     placement.wanted_digest, placement.wanted_state = digest, state
+
+
+def mark_loaded(placement: Placement, lease: Lease) -> None:
+    """The engine has read what the node applied last."""
+    with transaction.atomic():
+        hold(lease)
+        Placement.objects.filter(pk=placement.pk, applied_digest=placement.applied_digest).update(
+            loaded_digest=placement.applied_digest
+        )
+    placement.loaded_digest = placement.applied_digest
 
 
 def apply_again(placement: Placement, lease: Lease) -> None:
@@ -147,6 +155,11 @@ def route(instance: Instance, hosts: list[DomainName], placement: Placement, lea
         hold(lease)
         row, _ = EdgeRoute.objects.update_or_create(instance=instance, defaults={**wanted, "routed_at": None})
     return row
+
+
+def has_route(instance: Instance) -> bool:
+    """True if the edge may still lead to the instance."""
+    return EdgeRoute.objects.filter(instance=instance).exists()
 
 
 def is_routed(row: EdgeRoute) -> bool:

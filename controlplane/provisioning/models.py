@@ -27,7 +27,9 @@ class Walk(models.Model):
     instance = models.OneToOneField(Instance, on_delete=models.PROTECT, related_name="walk")
     at = models.DateTimeField(default=timezone.now)
     ok = models.BooleanField(default=False)
-    subject = models.CharField(max_length=64, blank=True, help_text="digest of what was walked: changes ask for another")
+    subject = models.CharField(
+        max_length=64, blank=True, help_text="digest of what was walked: changes ask for another"
+    )
     steps = models.JSONField(default=list)
     duration_s = models.FloatField(default=0)
 

@@ -18,8 +18,12 @@ def of(kind: str, object_id: str | int) -> dict[str, Condition]:
     return {c.type: c for c in Condition.objects.filter(kind=kind, object_id=str(object_id))}
 
 
-def write(lease: Lease, findings: Sequence[Finding], *, generation: int, scope: str = "") -> bool:
+def write(
+    lease: Lease, findings: Sequence[Finding], *, generation: int, scope: str = "", order: Sequence[str] = ()
+) -> bool:
     """Store the findings; True if any status or reason changed (watchers are touched then).
+
+    ``order``: all conditions of this kind as people should see them; by default the order of the findings.
 
     Raises ``LeaseLost`` and writes nothing if the fence was overtaken.
     """
@@ -27,7 +31,8 @@ def write(lease: Lease, findings: Sequence[Finding], *, generation: int, scope: 
         hold(lease)
         known = of(lease.kind, lease.object_id)
         moved = False
-        for position, finding in enumerate(findings):
+        for number, finding in enumerate(findings):
+            position = order.index(finding.type) if finding.type in order else number
             row = known.get(finding.type)
             new = row is None
             if row is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
 from django.db import connection
@@ -50,9 +51,15 @@ class Cursor:
 def after(cursor: Cursor, events: QuerySet[Event] | None = None) -> QuerySet[Event]:
     """The events behind the cursor that no running transaction can still precede, oldest first."""
     base = Event.objects.all() if events is None else events
-    settled = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", [])  # noqa: S611  (a constant)
+    settled = RawSQL("pg_snapshot_xmin(pg_current_snapshot())::text::bigint", [])
     return (
         base.filter(txid__gte=cursor.txid, txid__lt=settled)
         .exclude(txid=cursor.txid, pk__lte=cursor.id)
         .order_by("txid", "id")
     )
+
+
+def forget_before(time: datetime.datetime) -> int:
+    """Delete the events older than ``time``; how many there were."""
+    deleted, _ = Event.objects.filter(at__lt=time).delete()
+    return deleted

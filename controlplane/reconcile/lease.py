@@ -6,16 +6,16 @@ All times are the database's. A claim raises the fence; whoever writes with an o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from django.conf import settings
 from django.db import connection, transaction
+from django.utils.module_loading import import_string
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 120.0
-
-_wake: Callable[[str], None] = lambda queue: None  # noqa: E731  (replaced by the tasks' module)
 
 
 class LeaseLost(Exception):
@@ -34,16 +34,13 @@ class Lease:
     attempts: int
 
 
-def on_wake(function: Callable[[str], None]) -> None:
-    """Register what is called, after commit, with the name of a queue that has work. May fail; sweeps repair."""
-    global _wake
-    _wake = function
-
-
 def wake(queue: str) -> None:
-    """Tell the workers of a queue. A dead broker costs time, never work."""
+    """Tell the workers of a queue by the function that ROOST_WAKE names. A dead broker costs time, never work."""
+    target: str = settings.ROOST["WAKE"]
+    if target == "none":
+        return
     try:
-        _wake(queue)
+        import_string(target)(queue)
     except Exception as error:  # noqa: BLE001  (any broker failure: the sweep finds the work)
         log.warning("could not wake %s: %s", queue, error)
 

@@ -156,6 +156,7 @@ ROOST = {
     "EDGE_SOCKET": env.text("ROOST_EDGE_SOCKET", ""),
     "EDGE_MAP_DIR": env.text("ROOST_EDGE_MAP_DIR", ""),
     "EDGE_ADDRESSES": env.words("ROOST_EDGE_ADDRESSES"),
+    "EDGE_SOURCES": env.words("ROOST_EDGE_SOURCES", "127.0.0.1,::1"),
     "PROXY65_PORTS": env.port_range("ROOST_PROXY65_PORTS", "20000-20199"),
     "ANSIBLE_DIR": env.text("ROOST_ANSIBLE_DIR", "/var/lib/roost/ansible"),
     "TRUST_EXTRA_FILE": env.text("ROOST_TRUST_EXTRA_FILE", ""),
@@ -163,5 +164,6 @@ ROOST = {
     "S2S_REFERENCE_PEER": env.text("ROOST_S2S_REFERENCE_PEER", ""),
     "BACKOFF_CAP_S": env.number("ROOST_BACKOFF_CAP_S", 300),
     "RESYNC_S": env.number("ROOST_RESYNC_S", 3600),
+    "WAKE": env.text("ROOST_WAKE", "controlplane.tasks.wake"),
     "FAULT_DIR": env.text("ROOST_FAULT_DIR", ""),
 }

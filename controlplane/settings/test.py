@@ -12,6 +12,7 @@ _defaults = {
     "ROOST_ACME_DIRECTORY": "https://acme.roost.example/dir",
     "ROOST_EDGE_ADDRESSES": "192.0.2.1",
     "ROOST_TURN_HOST": "turn.roost.example",
+    "ROOST_WAKE": "none",
 }
 for _name, _value in _defaults.items():
     os.environ.setdefault(_name, _value)

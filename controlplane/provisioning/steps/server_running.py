@@ -1,0 +1,117 @@
+"""ServerRunning: the node has applied the instance's bundle, and the engine has read it and answers.
+
+The step writes what the node should apply and waits; applying is the node's own pass, for all of its waiting
+instances in one run. What the engine has read is compared too, so a reload that a crash swallowed is made up for.
+"""
+
+from __future__ import annotations
+
+from django.utils import timezone
+
+from controlplane.fleet import services as fleet
+from controlplane.fleet.models import Placement
+from controlplane.provisioning.subject import Subject
+from controlplane.reconcile.lease import Lease
+from controlplane.values.bundle import ABSENT, RUNNING, STOPPED
+from controlplane.values.errors import Unavailable
+from controlplane.values.outcome import Done, Outcome, Wait
+
+#: The node's pass wakes the instance; this is only for the case that it cannot.
+LOOK_AGAIN_S = 20.0
+#: How long an engine that was applied may be silent before the node is asked to look after it.
+SILENCE_S = 10.0
+SUSPENDED_S = 3600.0
+
+
+class ServerRunning:
+    condition = "ServerRunning"
+    needs: tuple[str, ...] = ("NodeAssigned", "CertificateIssued", "TurnReady")
+
+    def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
+        placement = subject.placement
+        assert placement is not None  # NodeAssigned is needed
+        digest = subject.bundle(RUNNING).digest()
+        fleet.want(placement, digest=digest, state=RUNNING, lease=lease)
+        if placement.applied_digest != digest:
+            return converging(placement)
+        if placement.loaded_digest != digest:
+            return None
+        return self._alive(subject, placement, lease)
+
+    def act(self, subject: Subject, lease: Lease) -> Outcome:
+        """The files on the node are right, but the engine may not have read them."""
+        placement = subject.placement
+        assert placement is not None
+        subject.control.reload()
+        fleet.mark_loaded(placement, lease)
+        return self._alive(subject, placement, lease)
+
+    def _alive(self, subject: Subject, placement: Placement, lease: Lease) -> Outcome:
+        try:
+            health = subject.control.health()
+        except Unavailable as error:
+            since = placement.applied_at or timezone.now()
+            if (timezone.now() - since).total_seconds() > SILENCE_S:
+                # The supervisor restarts a crash by itself. If that did not help, the node looks what is missing.
+                fleet.apply_again(placement, lease)
+            return Wait("EngineSilent", f"The engine does not answer: {error}", after_s=2.0, failed=True)
+        return Done("Running", f"{health.version} on {placement.node.name}, {health.sessions} sessions.")
+
+    def undo(self, subject: Subject, lease: Lease) -> Outcome:
+        placement = subject.placement
+        if placement is None:
+            return Done()
+        if not placement.wanted_digest and not placement.applied_digest:
+            return Done()  # it never reached the node
+        return bring_to(subject, ABSENT, lease) or Done()
+
+
+class ServerStopped:
+    """The same condition for an instance that is suspended or about to be terminated: its process does not run."""
+
+    condition = "ServerRunning"
+    needs: tuple[str, ...] = ("NodeAssigned",)
+
+    def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
+        placement = subject.placement
+        assert placement is not None
+        if placement.wanted_digest or placement.applied_digest:
+            waiting = bring_to(subject, STOPPED, lease)
+            if waiting is not None:
+                return waiting
+        return Wait(*why_stopped(subject), after_s=SUSPENDED_S)
+
+    def act(self, subject: Subject, lease: Lease) -> Outcome:
+        raise AssertionError("observe always answers")
+
+    def undo(self, subject: Subject, lease: Lease) -> Outcome:
+        return ServerRunning().undo(subject, lease)
+
+
+def bring_to(subject: Subject, state: str, lease: Lease) -> Outcome | None:
+    """Ask the node for ``state``; None once it is so."""
+    placement = subject.placement
+    assert placement is not None
+    digest = subject.bundle(state).digest()
+    fleet.want(placement, digest=digest, state=state, lease=lease)
+    return None if placement.applied_digest == digest else converging(placement)
+
+
+def converging(placement: Placement) -> Wait:
+    """What an instance says while its node has not applied it yet."""
+    if placement.error:
+        return Wait(
+            "ConvergeFailed", f"{placement.node.name} could not apply it: {placement.error}", LOOK_AGAIN_S, failed=True
+        )
+    return Wait("Converging", f"{placement.node.name} applies it.", LOOK_AGAIN_S)
+
+
+def why_stopped(subject: Subject) -> tuple[str, str]:
+    """Reason and message for the conditions of an instance that should not run."""
+    instance = subject.instance
+    if instance.deletion_requested_at is not None:
+        return (
+            "Terminating",
+            f"It is removed after {instance.delete_after:%Y-%m-%d %H:%M} UTC; until then it can be restored.",
+        )
+    return "Suspended", f"Suspended: {instance.suspended_reason or 'no reason given'}. All data is kept."

@@ -1,0 +1,163 @@
+"""Verified: a strict client walked through the instance from outside, by DNS and the edge, and all of it worked.
+
+A walk belongs to exactly what was walked (``subject_digest``): any change asks for another. An s2s round trip needs
+another tenant; where there was none yet, the walk is made again as soon as there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from controlplane import vault, wiring
+from controlplane.certificates import services as certificates
+from controlplane.probes.report import WalkReport
+from controlplane.probes.walk import WalkSubject, walk
+from controlplane.provisioning.models import ProbeAccount, Walk
+from controlplane.provisioning.subject import Subject
+from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.models import Condition
+from controlplane.reconcile.step import backoff_s
+from controlplane.values.names import DomainName, Localpart
+from controlplane.values.outcome import Done, Outcome, Wait
+from controlplane.values.secret import Secret
+from controlplane.values.spec import PROBE_ACCOUNT
+from tenants.models import Instance
+
+
+class Verified:
+    condition = "Verified"
+    needs: tuple[str, ...] = ("DnsPublished", "CertificateIssued", "TurnReady", "ServerRunning", "EdgeRouted")
+
+    def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
+        row = Walk.objects.filter(instance=subject.instance).first()
+        if row is None or not row.ok or row.subject != subject_digest(subject):
+            return None
+        if lacks_peer(row) and peer_of(subject.instance) is not None:
+            return None
+        return _verified(row)
+
+    def act(self, subject: Subject, lease: Lease) -> Outcome:
+        password = probe_password(subject, lease)
+        digest = subject_digest(subject)
+        issued = certificates.status(subject.instance)
+        report = walk(
+            WalkSubject(
+                domain=subject.domain,
+                components=subject.components,
+                account=PROBE_ACCOUNT,
+                password=password,
+                resolver=wiring.resolver(),
+                trust_roots=certificates.probe_roots(),
+                expected_serial=issued["serial"] or None,
+                turn=bool(settings.ROOST["TURN_HOST"]),
+                peer=peer_of(subject.instance),
+                https_port=subject.spec.public_https_port,
+            )
+        )
+        row = _store(subject, lease, report, digest)
+        if not report.ok:
+            return Wait("WalkFailed", report.message, after_s=backoff_s(lease.attempts), failed=True)
+        return _verified(row)
+
+    def undo(self, subject: Subject, lease: Lease) -> Outcome:
+        Walk.objects.filter(instance=subject.instance).delete()
+        ProbeAccount.objects.filter(instance=subject.instance).delete()
+        return Done()
+
+
+def _verified(row: Walk) -> Done:
+    names = [step["name"] for step in row.steps if not step["skipped"]]
+    skipped = [step["name"] for step in row.steps if step["skipped"]]
+    text = f"A client's walk passed {len(names)} steps in {row.duration_s:.1f} s"
+    return Done("WalkPassed", f"{text}; left out: {', '.join(skipped)}." if skipped else f"{text}.")
+
+
+def _store(subject: Subject, lease: Lease, report: WalkReport, digest: str) -> Walk:
+    steps = [
+        {
+            "name": step.name,
+            "ok": step.ok,
+            "skipped": step.skipped,
+            "message": step.message,
+            "duration_s": round(step.duration_s, 3),
+            "details": dict(step.details),
+        }
+        for step in report.steps
+    ]
+    with transaction.atomic():
+        hold(lease)
+        row, _ = Walk.objects.update_or_create(
+            instance=subject.instance,
+            defaults={
+                "at": timezone.now(),
+                "ok": report.ok,
+                "subject": digest,
+                "steps": steps,
+                "duration_s": report.duration_s,
+            },
+        )
+    return row
+
+
+def subject_digest(subject: Subject) -> str:
+    """SHA-256 over what a walk depends on: the bundle the engine has read, the serial, the wish to verify again."""
+    placement = subject.placement
+    assert placement is not None
+    parts = [
+        placement.loaded_digest,
+        [name.ascii for name in subject.server_names],
+        settings.ROOST["EDGE_ADDRESSES"],
+        subject.instance.verify_generation,
+        subject.instance.rotate_probe,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def probe_password(subject: Subject, lease: Lease) -> Secret:
+    """The probe account's password, after making sure that the engine has the account with it."""
+    instance = subject.instance
+    context = f"probe:{instance.key}"
+    with transaction.atomic():
+        hold(lease)
+        row = ProbeAccount.objects.filter(instance=instance).first()
+        if row is None or row.rotation != instance.rotate_probe:
+            sealed = vault.seal(context, Secret(secrets.token_urlsafe(24)))
+            row, _ = ProbeAccount.objects.update_or_create(
+                instance=instance,
+                defaults={"password_sealed": sealed, "rotation": instance.rotate_probe, "applied": False},
+            )
+    password = vault.unseal(context, row.password_sealed)
+    local = Localpart(PROBE_ACCOUNT)
+    made = subject.control.create_account(local, password)
+    if not made and not row.applied:
+        subject.control.set_password(local, password)
+    if made or not row.applied:
+        ProbeAccount.objects.filter(pk=row.pk, rotation=row.rotation).update(applied=True)
+    return password
+
+
+def lacks_peer(row: Walk) -> bool:
+    """True if the s2s step was left out for want of somebody to talk with."""
+    return any(step["name"] == "s2s" and step["skipped"] for step in row.steps)
+
+
+def peer_of(instance: Instance) -> DomainName | None:
+    """Another tenant that is Ready, the longest so; else the configured reference peer; else nobody."""
+    ready = (
+        Condition.objects.filter(kind="Instance", type="Ready", status="True")
+        .exclude(object_id=instance.key)
+        .order_by("last_transition")
+        .values_list("object_id", flat=True)[:1]
+    )
+    for key in ready:
+        other = Instance.objects.whole().filter(key=key).first()
+        if other is not None and other.should_run:
+            return DomainName(other.domain.name)
+    reference: str = settings.ROOST["S2S_REFERENCE_PEER"]
+    return DomainName.parse(reference, field="ROOST_S2S_REFERENCE_PEER") if reference else None

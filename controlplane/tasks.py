@@ -1,0 +1,68 @@
+"""Celery: wake-ups and the clock, nothing else. What is due, when and how often is in the reconciler's table.
+
+A message says only "this queue has work"; any message may be lost, doubled or late. The sweep, which beat sends
+every few seconds, finds what was missed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings.production")
+
+SWEEP_S = 5.0
+#: A wake-up that waited longer than this has been overtaken by a sweep.
+EXPIRES_S = 30
+
+app = Celery("roost")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.update(
+    task_ignore_result=True,
+    task_acks_late=False,
+    task_publish_retry=False,
+    task_create_missing_queues=True,
+    task_default_queue="reconcile",
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_connection_timeout=3,
+    broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 3, "visibility_timeout": 3600},
+    beat_schedule={
+        "sweep": {"task": "controlplane.tasks.sweep", "schedule": SWEEP_S, "options": {"expires": EXPIRES_S}},
+        "housekeeping": {"task": "controlplane.tasks.housekeeping", "schedule": 600.0, "options": {"expires": 600}},
+    },
+)
+
+
+@app.task
+def reconcile(queue: str) -> int:
+    """Work on everything that is due in one queue."""
+    from controlplane.reconcile import loop
+
+    return loop.drain([queue])
+
+
+@app.task
+def sweep() -> None:
+    """Wake the workers of every queue that has due work: what a lost message would have done."""
+    from controlplane.reconcile import lease
+
+    for queue in lease.due_queues():
+        lease.wake(queue)
+
+
+@app.task
+def housekeeping() -> None:
+    """Take away what nobody needs any more: old events, answers to idempotency keys."""
+    from controlplane.provisioning.housekeeping import tidy
+
+    tidy()
+
+
+def wake(queue: str) -> None:
+    """Send the wake-up of a queue; what ROOST_WAKE names."""
+    reconcile.apply_async((queue,), queue=queue, expires=EXPIRES_S, ignore_result=True)
