@@ -53,7 +53,7 @@ def reconcile(lease: Lease) -> Next | None:
         except RoostError as error:
             _failed(lease, placement, str(error))
     if not bundles:
-        _write(lease, node, Finding("Converged", "True", "AsWanted", "Nothing waits."))
+        _write(lease, Finding("Converged", "True", "AsWanted", "Nothing waits."))
         return Next(_next_retry_s(node))
     faults.point("before-converge")
     try:
@@ -69,14 +69,14 @@ def reconcile(lease: Lease) -> Next | None:
     except RoostError as error:
         for placement in batch:
             _failed(lease, placement, str(error))
-        _write(lease, node, Finding("Converged", "False", "Rejected", error.message, error.remedy, stalled=True))
+        _write(lease, Finding("Converged", "False", "Rejected", error.message, error.remedy, stalled=True))
         return Next(backoff_s(lease.attempts), failed=True)
     faults.point("after-converge")
     bad = _store(lease, batch, bundles, results)
     if bad:
-        _write(lease, node, Finding("Converged", "False", "SomeFailed", f"{len(bad)} of {len(bundles)}: {bad[0]}"))
+        _write(lease, Finding("Converged", "False", "SomeFailed", f"{len(bad)} of {len(bundles)}: {bad[0]}"))
     else:
-        _write(lease, node, Finding("Converged", "True", "AsWanted", f"Applied {len(bundles)} instances."))
+        _write(lease, Finding("Converged", "True", "AsWanted", f"Applied {len(bundles)} instances."))
     return Next(0.0 if len(waiting) > BATCH else _next_retry_s(node))
 
 
@@ -141,11 +141,11 @@ def _unavailable(lease: Lease, node: Node, batch: list[Placement], error: str) -
         Placement.objects.filter(pk__in=[p.pk for p in batch]).exclude(error=error).update(error=error[:4000])
         for placement in batch:
             watch.touch("Instance", placement.instance.key)
-    _write(lease, node, Finding("Converged", "False", "Unavailable", error))
+    _write(lease, Finding("Converged", "False", "Unavailable", error))
     return Next(backoff_s(lease.attempts), failed=True)
 
 
-def _write(lease: Lease, node: Node, finding: Finding) -> None:
+def _write(lease: Lease, finding: Finding) -> None:
     conditions.write(lease, [finding], generation=0)
 
 

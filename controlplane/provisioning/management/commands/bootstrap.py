@@ -27,24 +27,12 @@ from tenants import services as tenants
 from tenants.models import ApiToken, Plan
 from tenants.principal import ALL_SCOPES, SYSTEM
 
-PASSWORD_VARIABLE = "ROOST_OPERATOR_PASSWORD"
+PASSWORD_VARIABLE = "ROOST_OPERATOR_PASSWORD"  # noqa: S105  (the name of one)
 NODE_FIELDS = frozenset(
-    [
-        "name",
-        "connection",
-        "runtime",
-        "address",
-        "public_addresses",
-        "instance_network",
-        "base_port",
-        "root",
-        "state_dir",
-        "runtime_dir",
-        "supervisor_socket",
-        "control_group",
-        "memory_mib",
-        "accepting",
-    ]
+    {
+        *("name", "connection", "runtime", "address", "public_addresses", "instance_network", "base_port", "root"),
+        *("state_dir", "runtime_dir", "supervisor_socket", "control_group", "memory_mib", "accepting"),
+    }
 )
 PLANS: tuple[dict[str, Any], ...] = (
     {"slug": "small", "name": "Small", "max_accounts": 25, "max_rooms": 50, "memory_mib": 256},
