@@ -42,9 +42,13 @@ class RecordSet:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One wanted change of a zone: ``upsert`` replaces the whole set, ``delete`` removes the set of that key."""
+    """One wanted change of a zone.
 
-    action: str  # "upsert" | "delete"
+    ``upsert`` replaces the whole set, ``delete`` removes the set of that key (whatever its data is), ``create``
+    is an ``upsert`` that must find nothing there: where the protocol can check it, other data is a ``Conflict``.
+    """
+
+    action: str  # "upsert" | "create" | "delete"
     record_set: RecordSet
 
 
@@ -52,10 +56,11 @@ def txt(value: str) -> str:
     """Quote a text as TXT rdata: strings of at most 255 octets, backslash and quote escaped (RFC 1035 §5.1)."""
     data = value.encode()
     chunks = [data[i : i + 255] for i in range(0, len(data), 255)] or [b""]
-    return " ".join('"' + "".join(_txt_octet(o) for o in chunk) + '"' for chunk in chunks)
+    return " ".join('"' + "".join(txt_octet(o) for o in chunk) + '"' for chunk in chunks)
 
 
-def _txt_octet(octet: int) -> str:
+def txt_octet(octet: int) -> str:
+    """One octet inside a quoted string (RFC 1035 §5.1)."""
     if octet in (0x22, 0x5C):
         return "\\" + chr(octet)
     return chr(octet) if 0x20 <= octet < 0x7F else f"\\{octet:03d}"

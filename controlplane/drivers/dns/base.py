@@ -1,7 +1,8 @@
 """What Roost needs of a DNS server or provider (``docs/contracts/dns.md``).
 
 A driver reads and writes record sets; whose they are is the ``zones`` room's business. Errors:
-``Unavailable`` (no answer, time-out, rate limit), ``Rejected`` (credentials, unknown zone, bad record).
+``Unavailable`` (no answer, time-out, rate limit), ``Rejected`` (credentials, unknown zone, bad record),
+``Conflict`` (a ``create`` found other data).
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from controlplane.values.records import Change, RecordSet
 
 
 class DnsDriver(Protocol):
-    """One way to write a zone. ``name`` is the word in settings; ``can_write`` is False for ``manual``."""
+    """One way to write a zone. ``name`` is the word in settings; ``can_write`` is False for ``manual``.
+
+    ``exact_ttl``: what ``read`` tells of a TTL is what ``apply`` wrote, so a difference is drift. False where
+    the provider has its own minimum or a resolver counts down.
+    """
 
     name: str
     can_write: bool
+    exact_ttl: bool
 
     def zone_exists(self, zone: DomainName) -> bool: ...
 
@@ -25,7 +31,10 @@ class DnsDriver(Protocol):
         """Make it where the server allows that (False: it was there). Else ``Rejected`` with the remedy."""
 
     def read(self, zone: DomainName, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RecordSet]:
-        """The record sets of these (name, type) keys that exist, as the server itself holds them."""
+        """The record sets of these (name, type) keys that exist, as the server itself holds them.
+
+        Rdata is in the spelling of ``values.rdata``. What a wildcard makes up does not count as existing.
+        """
 
     def apply(self, zone: DomainName, changes: Sequence[Change]) -> None:
-        """All changes in one request where the protocol has it. Safe to run twice."""
+        """All changes in one request where the protocol has it, deletions first. Safe to run twice."""
