@@ -1,0 +1,231 @@
+#!/usr/bin/python
+"""Makes all changed instances of a node what their bundles say, in one task.
+
+It carries: users, trees, files, process definitions, starts and stops. It decides nothing about XMPP and renders
+no configuration; the control plane did. Bundles fail one by one, and the result names each.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: converge
+short_description: Apply Roost's bundles to this node
+description:
+  - Makes unix users, directory trees, files and processes of tenants what the given bundles say.
+  - Runs once for all bundles; starts and stops side by side; changes nothing that is as wanted.
+options:
+  bundles:
+    description: A JSON list of bundles, compressed by zlib, in base64 (it holds secrets, so it is one opaque value).
+    type: str
+    required: true
+  state_dir:
+    description: Directory where the node keeps its lock, its fence and marks. Made with mode 0700 if missing.
+    type: str
+    required: true
+  runtime:
+    description: Who runs the processes.
+    type: str
+    choices: [supervisor, systemd]
+    required: true
+  runtime_dir:
+    description: Directory of the process definitions.
+    type: str
+    required: true
+  supervisor_socket:
+    description: Unix socket of supervisord.
+    type: str
+    default: ""
+  fence:
+    description: Number of the caller's lease. A lower one than the node has seen is refused.
+    type: int
+    required: true
+  lock_timeout_s:
+    description: Seconds to wait for another run on this node.
+    type: int
+    default: 60
+author:
+  - Roost (@roost)
+"""
+
+EXAMPLES = r"""
+- name: Apply the bundles
+  converge:
+    bundles: "{{ roost_bundles }}"
+    state_dir: /var/lib/roost/state
+    runtime: systemd
+    runtime_dir: /etc/systemd/system
+    fence: 12
+"""
+
+RETURN = r"""
+instances:
+  description: By key, what was done (changed, restarted, reload_needed, running, error, diff).
+  returned: always
+  type: dict
+refusal:
+  description: Why nothing was tried - "locked" or "fence".
+  returned: on refusal
+  type: str
+"""
+
+import base64
+import errno
+import fcntl
+import json
+import os
+import time
+import zlib
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible.module_utils import roost_tree
+from ansible.module_utils.roost_bundle import ABSENT, Marks, Refused, Work, read_text, validate, write_atomically
+from ansible.module_utils.roost_processes import kill_leftovers
+from ansible.module_utils.roost_supervisor import Supervisor
+from ansible.module_utils.roost_systemd import Systemd
+
+ARGUMENTS = dict(
+    bundles=dict(type="str", required=True, no_log=True),
+    state_dir=dict(type="str", required=True),
+    runtime=dict(type="str", choices=["supervisor", "systemd"], required=True),
+    runtime_dir=dict(type="str", required=True),
+    supervisor_socket=dict(type="str", default=""),
+    fence=dict(type="int", required=True),
+    lock_timeout_s=dict(type="int", default=60),
+)
+
+
+class Turned(Exception):
+    """The whole run is refused; ``reason`` is "locked" or "fence"."""
+
+    def __init__(self, reason, message):
+        super().__init__(message)
+        self.reason = reason
+
+
+def take_lock(state_dir, timeout_s):
+    """Hold the node: a run whose worker was killed lives on and has to end first. Returns the open file."""
+    fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise Turned("locked", "Another run holds this node since %d s." % timeout_s) from error
+            time.sleep(0.05)
+
+
+def pass_fence(state_dir, fence, check):
+    """Refuse a caller that was overtaken; remember the highest seen. Call it with the lock held."""
+    path = os.path.join(state_dir, "fence")
+    text = (read_text(path) or "0").strip()
+    seen = int(text) if text.isdigit() else 0
+    if fence < seen:
+        raise Turned("fence", "The node has seen fence %d; this run has %d and is refused." % (seen, fence))
+    if fence > seen and not check:
+        write_atomically(path, "%d\n" % fence)
+
+
+def guarded(work, step):
+    """Run a step for one bundle; what fails there is that bundle's error alone."""
+    if work.error:
+        return
+    try:
+        step(work)
+    except Refused as refused:
+        work.error = str(refused)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "error")
+        work.error = "%s: %s (%s)" % (error.filename or "a file", error.strerror, name)
+    except Exception as error:  # a defect: its text could hold content, its type cannot
+        work.error = "Unexpected %s in %s." % (type(error).__name__, step.__name__)
+
+
+def prepare(work):
+    """All but the process of an instance that is to stay; for one that is to go, only that it is ours."""
+    if work.state == ABSENT:
+        roost_tree.find_user(work)
+    else:
+        roost_tree.apply(work)
+
+
+def clear_away(work):
+    """The rest of an absent instance, after its process."""
+    kill_leftovers(work)
+    roost_tree.remove(work)
+
+
+def make_works(bundles, marks, check):
+    """(works, results of bundles that are not even valid)."""
+    works, refused = [], {}
+    for bundle in bundles:
+        try:
+            validate(bundle)
+            works.append(Work(bundle, marks, check))
+        except (Refused, KeyError, TypeError, AttributeError) as error:
+            text = str(error) if isinstance(error, Refused) else "The bundle lacks or misuses %s." % error
+            refused[str(bundle.get("key", "?"))] = dict(
+                changed=False, restarted=False, reload_needed=False, running=False, error=text, diff=[]
+            )
+    return works, refused
+
+
+def converge(bundles, runtime, marks, check):
+    """Apply all; key -> result."""
+    works, results = make_works(bundles, marks, check)
+    for work in works:
+        guarded(work, prepare)
+    runtime.converge([work for work in works if not work.error])
+    for work in works:
+        if work.state == ABSENT:
+            guarded(work, clear_away)
+            guarded(work, runtime.forget)
+        results[work.key] = work.outcome()
+        guarded(work, Work.finish)
+    return results
+
+
+def unpack(text):
+    """The list of bundles."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def main():
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    params, check = module.params, module.check_mode
+    os.umask(0o022)
+    if os.geteuid() != 0:
+        module.fail_json(msg="converge needs root on the node.", instances={})
+    try:
+        bundles = unpack(params["bundles"])
+    except (ValueError, zlib.error):
+        module.fail_json(msg="The bundles cannot be read.", instances={})
+    try:
+        os.makedirs(params["state_dir"], mode=0o700, exist_ok=True)
+        lock = take_lock(params["state_dir"], params["lock_timeout_s"])
+        pass_fence(params["state_dir"], params["fence"], check)
+        marks = Marks(params["state_dir"])
+    except Turned as turned:
+        module.fail_json(msg=str(turned), refusal=turned.reason, instances={})
+    except OSError as error:
+        module.fail_json(msg="The state directory %s: %s." % (params["state_dir"], error.strerror), instances={})
+    if params["runtime"] == "supervisor":
+        runtime = Supervisor(params["runtime_dir"], params["state_dir"], params["supervisor_socket"], check)
+    else:
+        runtime = Systemd(params["runtime_dir"], check)
+    results = converge(bundles, runtime, marks, check)
+    os.close(lock)
+    lines = ["%s: %s" % (key, line) for key in sorted(results) for line in results[key]["diff"]]
+    answer = dict(changed=any(result["changed"] for result in results.values()), instances=results)
+    if module._diff:
+        answer["diff"] = dict(prepared="".join(line + "\n" for line in lines))
+    failed = sorted(key for key, result in results.items() if result["error"])
+    if failed:
+        module.fail_json(msg="Not all bundles were applied: %s." % ", ".join(failed), **answer)
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What both runtimes need of processes: whether one accepts connections, and that none of a user is left."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import signal
+import socket
+import time
+
+from ansible.module_utils.roost_bundle import RUNNING, Refused
+from ansible.module_utils.roost_tree import DIRECTORY, find_user, open_below
+
+
+def _directory_of_socket(work):
+    root_fd = os.open(work.root, DIRECTORY)
+    try:
+        return open_below(root_fd, posixpath.dirname(work.program["ready_socket"]))
+    finally:
+        os.close(root_fd)
+
+
+def accepts(work):
+    """True if the ready socket accepts a connection (or the program has none).
+
+    The path goes through /proc, because a unix socket's address holds 107 bytes at most.
+    """
+    if not work.program["ready_socket"]:
+        return True
+    try:
+        fd = _directory_of_socket(work)
+    except OSError:
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
+            probe.connect("/proc/self/fd/%d/%s" % (fd, posixpath.basename(work.program["ready_socket"])))
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def remove_stale_socket(work):
+    """Remove the socket file of a process that is gone, so that a ready one is the new one's."""
+    if not work.program["ready_socket"]:
+        return
+    try:
+        fd = _directory_of_socket(work)
+    except OSError:
+        return
+    try:
+        os.unlink(posixpath.basename(work.program["ready_socket"]), dir_fd=fd)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        pass
+    finally:
+        os.close(fd)
+
+
+def processes_of(uid):
+    """Process numbers of a user, zombies left out."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            if os.stat("/proc/" + name).st_uid != uid:
+                # A process that gave up being dumpable shows root as its owner: ask its status too.
+                with open("/proc/%s/status" % name, encoding="utf-8", errors="replace") as stream:
+                    status = stream.read()
+                line = next((row for row in status.splitlines() if row.startswith("Uid:")), "Uid: -1")
+                if str(uid) not in line.split()[1:]:
+                    continue
+            with open("/proc/%s/stat" % name, encoding="utf-8", errors="replace") as stream:
+                if stream.read().rpartition(")")[2].split()[0] not in ("Z", "X"):
+                    found.append(int(name))
+        except (FileNotFoundError, ProcessLookupError, IndexError):
+            continue
+    return found
+
+
+def kill_leftovers(work, timeout_s=5.0):
+    """SIGKILL every process of the tenant's user, until there is none.
+
+    They come from a supervisor that died without its children, or from an engine that left its process group.
+    """
+    entry = find_user(work)
+    if entry is None:
+        return
+    deadline = time.monotonic() + timeout_s
+    noted = False
+    while True:
+        found = processes_of(entry.pw_uid)
+        if not found:
+            return
+        if not noted:
+            work.note("%d leftover process(es) of %s: killed" % (len(found), work.user))
+            noted = True
+        if work.check:
+            return
+        if time.monotonic() > deadline:
+            raise Refused("Processes of %s do not end: %s." % (work.user, found))
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        time.sleep(0.02)
+
+
+def wait_ready(works, look):
+    """Wait until each wanted process runs and accepts; sets ``running`` or ``error``.
+
+    ``look``: () -> {process name: (up, given up, words)}; it is asked a few times a second, the sockets often.
+    """
+    started = time.monotonic()
+    waiting = [work for work in works if work.state == RUNNING and not work.error]
+    states, asked = look(), time.monotonic()
+    while waiting:
+        still = []
+        for work in waiting:
+            up, given_up, words = states.get(work.process, (False, False, "unknown to the supervisor"))
+            if up and accepts(work):
+                work.running = True
+            elif given_up:
+                work.error = "%s ended instead of running: %s." % (work.process, words)
+            elif time.monotonic() - started > work.program["ready_timeout_s"]:
+                work.error = "%s did not accept connections on %s within %d s: %s." % (
+                    work.process,
+                    work.program["ready_socket"] or "any socket",
+                    work.program["ready_timeout_s"],
+                    words,
+                )
+            else:
+                still.append(work)
+        waiting = still
+        if waiting:
+            time.sleep(0.02)
+            if time.monotonic() - asked > 0.2:
+                states, asked = look(), time.monotonic()
