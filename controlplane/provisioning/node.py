@@ -65,7 +65,7 @@ def reconcile(lease: Lease) -> Next | None:
             cancelled=_Renewal(lease),
         )
     except Unavailable as error:
-        return _unavailable(lease, node, batch, str(error))
+        return _unavailable(lease, batch, str(error))
     except RoostError as error:
         for placement in batch:
             _failed(lease, placement, str(error))
@@ -134,7 +134,7 @@ def _failed(lease: Lease, placement: Placement, error: str) -> None:
         watch.touch("Instance", placement.instance.key)
 
 
-def _unavailable(lease: Lease, node: Node, batch: list[Placement], error: str) -> Next:
+def _unavailable(lease: Lease, batch: list[Placement], error: str) -> Next:
     """Nothing is known of any instance; each of them says so, and the node is tried again."""
     with transaction.atomic():
         leases.hold(lease)
