@@ -39,6 +39,11 @@ class Certificate(models.Model):
     renew_at = models.DateTimeField(null=True, blank=True)
     renewal_checked_at = models.DateTimeField(null=True, blank=True)
     issued_at = models.DateTimeField(null=True, blank=True)
+    retry_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="no order before this: a rate limit, or a pause after failures",
+    )
 
     class Meta:
         ordering = ["instance"]
@@ -60,6 +65,8 @@ class Order(models.Model):
     csr_pem = models.TextField()
     names = models.JSONField(default=list)
     rotation = models.BigIntegerField(default=0)
+    published = models.JSONField(default=list, help_text="TXT sets to take away after it: [[zone, name, [values]]]")
+    http_answers = models.JSONField(default=dict, help_text="HTTP-01: token -> key authorization")
     problem = models.TextField(blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(null=True, blank=True)

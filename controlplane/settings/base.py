@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from controlplane.settings import environment as env
 
@@ -124,7 +125,7 @@ LOGGING = {
 CELERY_BROKER_URL = env.text("ROOST_BROKER_URL")
 
 # Roost's own.
-ROOST = {
+ROOST: dict[str, Any] = {
     "MASTER_KEYS": env.key_lines("ROOST_MASTER_KEY_FILE"),
     "PROVIDER_ZONE": env.text("ROOST_PROVIDER_ZONE"),
     "RECORD_TTL_S": env.integer("ROOST_RECORD_TTL_S", 300),

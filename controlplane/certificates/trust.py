@@ -1,0 +1,55 @@
+"""Which root certificates instances and checks trust: the CA's own, the operator's, the system's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+
+from controlplane.certificates.models import AcmeAccount
+from controlplane.drivers.ca.roots import system_bundle
+from controlplane.values.errors import Rejected, Unavailable
+
+
+def own_roots() -> str:
+    """The roots that the configured CA published, PEM; empty if it publishes none or they are not known yet."""
+    url = settings.ROOST["ACME_DIRECTORY"]
+    return AcmeAccount.objects.filter(directory_url=url).values_list("roots_pem", flat=True).first() or ""
+
+
+def extra_roots() -> str:
+    """The text of ROOST_TRUST_EXTRA_FILE; empty without one. ``Rejected`` if it cannot be read."""
+    path = settings.ROOST["TRUST_EXTRA_FILE"]
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeError) as error:
+        raise Rejected(
+            f"ROOST_TRUST_EXTRA_FILE cannot be read: {error}.", remedy="Give the path of a PEM file."
+        ) from error
+
+
+def trust_roots() -> str | None:
+    """All that is trusted, PEM; None: the system's roots and nothing else.
+
+    Raises ``Unavailable`` if the system's are not to be trusted and no other root is known yet.
+    """
+    special = _joined(own_roots(), extra_roots())
+    if settings.ROOST["TRUST_SYSTEM"]:
+        return _joined(special, system_bundle()) if special else None
+    if not special:
+        raise Unavailable(
+            "No trusted root certificate is known yet.", remedy="Set ROOST_TRUST_EXTRA_FILE or ROOST_TRUST_SYSTEM=1."
+        )
+    return special
+
+
+def all_roots() -> str:
+    """As ``trust_roots``, with the system's roots written out."""
+    roots = trust_roots()
+    return system_bundle() if roots is None else roots
+
+
+def _joined(*texts: str) -> str:
+    return "".join(text if text.endswith("\n") else f"{text}\n" for text in texts if text.strip())
