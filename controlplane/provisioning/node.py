@@ -20,7 +20,7 @@ from controlplane.drivers.node.base import Applied
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import Node, Placement
 from controlplane.provisioning.subject import Subject
-from controlplane.reconcile import conditions, faults, watch
+from controlplane.reconcile import conditions, faults, history, watch
 from controlplane.reconcile import lease as leases
 from controlplane.reconcile.lease import Lease
 from controlplane.reconcile.step import Finding, backoff_s
@@ -56,6 +56,7 @@ def reconcile(lease: Lease) -> Next | None:
         _write(lease, Finding("Converged", "True", "AsWanted", "Nothing waits."))
         return Next(_next_retry_s(node))
     faults.point("before-converge")
+    started = time.monotonic()
     try:
         results = wiring.node_driver().converge(
             fleet.target_of(node),
@@ -72,7 +73,10 @@ def reconcile(lease: Lease) -> Next | None:
         _write(lease, Finding("Converged", "False", "Rejected", error.message, error.remedy, stalled=True))
         return Next(backoff_s(lease.attempts), failed=True)
     faults.point("after-converge")
+    took_s = time.monotonic() - started
     bad = _store(lease, batch, bundles, results)
+    message = f"{len(bundles)} instances in {took_s:.2f} s, {len(bad)} failed."
+    history.record("Node", node.name, "Converged", message=message)
     if bad:
         _write(lease, Finding("Converged", "False", "SomeFailed", f"{len(bad)} of {len(bundles)}: {bad[0]}"))
     else:
