@@ -11,9 +11,10 @@ from tenants.models import Instance
 
 
 class Zone(models.Model):
-    """A zone that the configured DNS driver writes."""
+    """A zone that the configured DNS driver writes. ``checked_at``: when all of its records were last compared."""
 
     name = models.CharField(max_length=253, unique=True)
+    checked_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
@@ -28,6 +29,8 @@ class DnsRecord(models.Model):
 
     ``publisher`` "ours": in ``zone``, written by Roost. "customer": in the customer's own zone; we only look.
     ``created_by_us`` is set only when Roost itself made the set, and only then may Roost change or delete it.
+    ``attempted`` is the data that Roost was about to create: so it knows its own work after a crash in between.
+    ``revision`` grows when what is wanted changes; a pass writes only about the revision that it looked at.
     """
 
     PUBLISHERS = [("ours", "Roost"), ("customer", "the customer")]
@@ -39,12 +42,14 @@ class DnsRecord(models.Model):
     type = models.CharField(max_length=8)
     ttl_s = models.PositiveIntegerField()
     rdatas = models.JSONField(default=list)
-    purpose = models.CharField(max_length=200, blank=True)
-    challenge = models.BooleanField(default=False, help_text="an ACME validation record: comes and goes")
+    purpose = models.CharField(max_length=300, blank=True)
     optional = models.BooleanField(default=False)
     wanted = models.BooleanField(default=True)
+    revision = models.PositiveBigIntegerField(default=1)
+    attempted = models.JSONField(default=list, blank=True)
     created_by_us = models.BooleanField(default=False)
     published = models.BooleanField(default=False, help_text="seen at every authoritative server, as wanted")
+    seen = models.JSONField(default=list, blank=True, help_text="the rdata that was there at the last look")
     checked_at = models.DateTimeField(null=True, blank=True)
     conflict = models.BooleanField(default=False)
     problem = models.TextField(blank=True)
@@ -52,15 +57,31 @@ class DnsRecord(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["zone", "name", "type"], name="one_record_set_per_key"),
+            models.UniqueConstraint(
+                fields=["instance", "name", "type"],
+                condition=Q(publisher="customer"),
+                name="one_customer_record_set_per_key",
+            ),
             models.CheckConstraint(
-                condition=Q(publisher="customer") | Q(zone__isnull=False), name="our_records_have_a_zone"
+                condition=Q(publisher="customer", zone__isnull=True) | Q(publisher="ours", zone__isnull=False),
+                name="our_records_have_a_zone",
             ),
         ]
-        indexes = [models.Index(fields=["instance", "challenge"])]
+        indexes = [
+            models.Index(
+                fields=["zone"],
+                condition=Q(wanted=False) | Q(published=False),
+                name="dns_records_unsettled",
+            )
+        ]
         ordering = ["name", "type"]
 
     def __str__(self) -> str:
         return f"{self.name} {self.type}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.name, self.type)
 
     def record_set(self) -> RecordSet:
         return RecordSet.of(self.name, self.type, self.ttl_s, self.rdatas)

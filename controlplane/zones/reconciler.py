@@ -1,0 +1,218 @@
+"""A zone's pass: brings the record sets of all instances to the server in one request, and looks if they are there.
+
+Reads what the server holds, decides (``decide``), notes what is about to be created, applies, asks every
+authoritative server, and only then writes what is published. Instances whose records changed are woken.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import random
+from collections.abc import Sequence
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from controlplane import wiring
+from controlplane.drivers.dns.base import DnsDriver
+from controlplane.probes import recordsets
+from controlplane.reconcile import conditions, faults, watch
+from controlplane.reconcile import lease as leases
+from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.step import Finding, backoff_s
+from controlplane.reconcile.watch import Next
+from controlplane.values.errors import Conflict, Rejected, RoostError, Unavailable
+from controlplane.values.names import DomainName
+from controlplane.zones.decide import Verdict, decide, keys_to_read
+from controlplane.zones.models import DnsRecord, Zone
+
+log = logging.getLogger(__name__)
+
+#: Published by hand, or refused: people mend things without telling us.
+RECHECK_S = 60.0
+#: Not at all servers yet: secondaries take moments.
+PROPAGATION_S = 0.5
+
+
+def reconcile(lease: Lease) -> Next | None:
+    """One pass over the zone named by the lease. None: nobody wants the zone any more."""
+    zone = Zone.objects.filter(name=lease.object_id).first()
+    if zone is None:
+        leases.forget(lease.kind, lease.object_id)
+        return None
+    full = zone.checked_at is None or zone.checked_at < timezone.now() - datetime.timedelta(
+        seconds=settings.ROOST["RESYNC_S"] * 0.9
+    )
+    rows = _rows(zone, full=full)
+    try:
+        verdicts = _work(zone, rows, lease)
+    except RoostError as error:
+        return _failed(rows, lease, error)
+    _store(zone, verdicts, lease, full=full)
+    return _finish(zone, lease, late=any(verdict.late for verdict in verdicts))
+
+
+def _rows(zone: Zone, *, full: bool) -> Sequence[DnsRecord]:
+    rows = zone.records.select_related("instance")
+    return list(rows if full else rows.filter(Q(wanted=False) | Q(published=False)))
+
+
+def _work(zone: Zone, rows: Sequence[DnsRecord], lease: Lease) -> list[Verdict]:
+    name, driver = DomainName(zone.name), wiring.dns_driver()
+    if zone.checked_at is None and driver.can_write and not driver.zone_exists(name):
+        driver.create_zone(name, settings.ROOST["DNS_NAMESERVERS"])
+    if not rows:
+        return []
+    held = driver.read(name, keys_to_read(rows))
+    verdicts = decide(rows, held, zone=zone.name, exact_ttl=driver.exact_ttl)
+    if not driver.can_write:
+        return [_by_hand(verdict) for verdict in verdicts]
+    due = [verdict for verdict in verdicts if verdict.change is not None]
+    if due:
+        _note_attempts(due, lease)
+        faults.point("before-zone-apply")
+        _apply(driver, name, due)
+        faults.point("after-zone-apply")
+        log.info("%s: %d record sets written", zone.name, sum(v.change is not None for v in due))
+    _look(name, [verdict for verdict in verdicts if verdict.wants_look])
+    return verdicts
+
+
+def _by_hand(verdict: Verdict) -> Verdict:
+    """Nobody but a person writes this zone: say what is missing; what is not wanted any more is theirs to remove."""
+    row = verdict.row
+    there = frozenset(verdict.seen)
+    if not row.wanted:
+        return Verdict(row, gone=True, seen=verdict.seen)
+    if there == frozenset(row.rdatas):
+        return Verdict(row, seen=verdict.seen)
+    lines = ", ".join(f"{row.name}. {row.type} {rdata}" for rdata in row.rdatas)
+    return Verdict(row, problem=f"Publish {lines}.", seen=verdict.seen)
+
+
+def _note_attempts(due: Sequence[Verdict], lease: Lease) -> None:
+    """Intent before the outside: after a crash the next pass knows its own work by this."""
+    with transaction.atomic():
+        hold(lease)
+        for verdict in due:
+            change, mine = verdict.change, DnsRecord.objects.filter(pk=verdict.row.pk)
+            if change is not None and change.action == "create":
+                mine.update(attempted=sorted(change.record_set.rdatas), created_by_us=False)
+            elif not verdict.row.created_by_us:  # known by its data only, which is about to change
+                mine.update(created_by_us=True)
+
+
+def _apply(driver: DnsDriver, zone: DomainName, due: Sequence[Verdict]) -> None:
+    """All in one request; if the server refuses it, in halves, until those that it refuses are found."""
+    try:
+        driver.apply(zone, [verdict.change for verdict in due if verdict.change is not None])
+    except (Rejected, Conflict) as error:
+        if len(due) > 1:
+            middle = len(due) // 2  # deletions are in front, so they still come first
+            _apply(driver, zone, due[:middle])
+            _apply(driver, zone, due[middle:])
+            return
+        due[0].conflict = isinstance(error, Conflict)
+        due[0].problem = str(error)
+        due[0].change = None
+        return
+    for verdict in due:
+        verdict.owned = True
+
+
+def _look(zone: DomainName, verdicts: Sequence[Verdict]) -> None:
+    """Ask every authoritative server; what one lacks, or still has, becomes the record's problem."""
+    if not verdicts:
+        return
+    servers = wiring.authoritative_servers() or recordsets.nameservers(zone.ascii, wiring.resolver())
+    for server in servers:
+        seen = recordsets.at_server(server, [verdict.row.key for verdict in verdicts])
+        for verdict in verdicts:
+            there = seen.get(verdict.row.key)
+            if verdict.row.wanted:
+                verdict.seen = sorted(there.rdatas) if there is not None else []
+                if not verdict.row.record_set().same_data(there):
+                    verdict.late = True
+                    verdict.problem = f"{verdict.row.name} {verdict.row.type} is not yet at {server[0]}:{server[1]}."
+            elif there is not None and there.rdatas == frozenset(verdict.row.rdatas) and verdict.owned:
+                verdict.late = True
+                verdict.problem = f"{verdict.row.name} {verdict.row.type} is still at {server[0]}:{server[1]}."
+    for verdict in verdicts:
+        verdict.gone = verdict.gone or (not verdict.row.wanted and not verdict.problem)
+
+
+def _store(zone: Zone, verdicts: Sequence[Verdict], lease: Lease, *, full: bool) -> None:
+    """Write what was found, each row only if it is still the revision that was looked at."""
+    now, moved = timezone.now(), set()
+    with transaction.atomic():
+        hold(lease)
+        for verdict in verdicts:
+            row = verdict.row
+            mine = DnsRecord.objects.filter(pk=row.pk, revision=row.revision)
+            if verdict.gone:
+                moved |= {row.instance.key} if mine.delete()[0] else set()
+                continue
+            found = {
+                "published": row.wanted and not verdict.problem,
+                "conflict": verdict.conflict,
+                "problem": verdict.problem,
+                "seen": verdict.seen,
+                "created_by_us": verdict.owned,
+            }
+            if any(getattr(row, name) != value for name, value in found.items()):
+                written = mine.update(**found, checked_at=now)
+                if written == 0:
+                    # Wanted otherwise meanwhile; whose it is stays true, and the next pass is due already.
+                    DnsRecord.objects.filter(pk=row.pk).update(created_by_us=verdict.owned)
+                moved.add(row.instance.key)
+            elif full:
+                mine.update(checked_at=now)
+        if full:
+            Zone.objects.filter(pk=zone.pk).update(checked_at=now)
+        for key in sorted(moved):
+            watch.touch("Instance", key)
+
+
+def _failed(rows: Sequence[DnsRecord], lease: Lease, error: RoostError) -> Next:
+    """The server does not answer or refuses all: the condition and each unsettled record say why."""
+    message = str(error)
+    with transaction.atomic():
+        hold(lease)
+        for row in rows:
+            if not row.published and row.problem != message:
+                DnsRecord.objects.filter(pk=row.pk, revision=row.revision).update(problem=message, conflict=False)
+                watch.touch("Instance", row.instance.key)
+    waits = isinstance(error, Unavailable)
+    reason = "Unavailable" if waits else type(error).__name__
+    finding = Finding("Published", "False", reason, error.message, error.remedy, stalled=not waits)
+    conditions.write(lease, [finding], generation=0)
+    retry_after_s = error.retry_after_s if isinstance(error, Unavailable) else RECHECK_S
+    return Next(backoff_s(lease.attempts) if retry_after_s is None else retry_after_s, failed=True)
+
+
+def _finish(zone: Zone, lease: Lease, *, late: bool) -> Next:
+    """The zone's condition over all of its records, and when to look again."""
+    open_rows = zone.records.filter(Q(wanted=False) | Q(published=False))
+    conflicts, waiting = open_rows.filter(conflict=True).count(), open_rows.filter(conflict=False).count()
+    total = zone.records.count()
+    if waiting:
+        text = open_rows.filter(conflict=False).exclude(problem="").values_list("problem", flat=True).first()
+        finding = Finding(
+            "Published", "False", "Publishing", f"{waiting} of {total} record sets are open. {text or ''}"
+        )
+        after_s = max(PROPAGATION_S, min(backoff_s(lease.attempts), RECHECK_S)) if late else RECHECK_S
+        conditions.write(lease, [finding], generation=0)
+        return Next(after_s, failed=True)
+    after_s = settings.ROOST["RESYNC_S"] * (0.9 + random.random() / 5)
+    if conflicts:
+        message = f"{conflicts} of {total} record sets are taken by records that Roost did not make."
+        remedy = "Remove those records from the zone, or rename the instance; see the instances' DNS status."
+        finding = Finding("Published", "False", "Conflict", message, remedy, stalled=True)
+        after_s = min(after_s, RECHECK_S)
+    else:
+        finding = Finding("Published", "True", "Published", f"{total} record sets are at every authoritative server.")
+    conditions.write(lease, [finding], generation=0)
+    return Next(after_s)
