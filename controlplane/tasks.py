@@ -38,7 +38,7 @@ app.conf.update(
 )
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]  # Celery has no types
 def reconcile(queue: str) -> int:
     """Work on everything that is due in one queue."""
     from controlplane.reconcile import loop
@@ -46,16 +46,17 @@ def reconcile(queue: str) -> int:
     return loop.drain([queue])
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]  # Celery has no types
 def sweep() -> None:
     """Wake the workers of every queue that has due work: what a lost message would have done."""
-    from controlplane.reconcile import lease
+    from controlplane.reconcile import lease, loop
 
+    loop.bury_the_dead()
     for queue in lease.due_queues():
         lease.wake(queue)
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]  # Celery has no types
 def housekeeping() -> None:
     """Take away what nobody needs any more: old events, answers to idempotency keys."""
     from controlplane.provisioning.housekeeping import tidy

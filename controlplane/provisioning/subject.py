@@ -12,6 +12,7 @@ from django.conf import settings
 
 from controlplane import wiring
 from controlplane.certificates import services as certificates
+from controlplane.certificates.trust import all_roots
 from controlplane.drivers.engine.base import EngineControl, EngineDriver
 from controlplane.fleet.models import Placement
 from controlplane.turn import services as turn
@@ -72,7 +73,7 @@ class Subject:
         if issued is None:
             return ()
         chain, key = issued
-        roots = certificates.trust_roots() or ""
+        roots = all_roots()
         return (
             ManagedFile("certs/chain.pem", chain.encode(), on_change="reload"),
             ManagedFile("certs/key.pem", key.reveal().encode(), on_change="reload"),

@@ -96,7 +96,7 @@ def renew(lease: Lease, *, lease_s: float = LEASE_S) -> bool:
             "WHERE id = %s AND fence = %s",
             [lease_s, lease.item_id, lease.fence],
         )
-        return cursor.rowcount == 1
+        return bool(cursor.rowcount == 1)
 
 
 _RELEASE = """
@@ -111,7 +111,7 @@ def release(lease: Lease, *, after_s: float, attempts: int) -> bool:
     """Give it back, due again after ``after_s`` seconds, or now if it was touched meanwhile. False: it was lost."""
     with connection.cursor() as cursor:
         cursor.execute(_RELEASE, [attempts, max(0.0, after_s), lease.item_id, lease.fence])
-        return cursor.rowcount == 1
+        return bool(cursor.rowcount == 1)
 
 
 def hold(lease: Lease) -> None:
@@ -122,6 +122,24 @@ def hold(lease: Lease) -> None:
         )
         if cursor.fetchone() is None:
             raise LeaseLost(f"{lease.kind} {lease.object_id}: fence {lease.fence} was overtaken")
+
+
+def holders() -> list[str]:
+    """Who holds a lease now."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT DISTINCT holder FROM reconcile_workitem WHERE leased_until >= clock_timestamp()")
+        return [row[0] for row in cursor.fetchall()]
+
+
+def take_from(holder: str) -> int:
+    """End all leases of a holder that is known to be dead; how many there were."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE reconcile_workitem SET leased_until = clock_timestamp(), due_at = LEAST(due_at, clock_timestamp()) "
+            "WHERE holder = %s AND leased_until >= clock_timestamp()",
+            [holder],
+        )
+        return int(cursor.rowcount)
 
 
 def due_queues() -> list[str]:

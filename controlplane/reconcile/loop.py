@@ -8,8 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
 from controlplane.reconcile import lease as leases
 from controlplane.reconcile import watch
@@ -19,10 +20,29 @@ from controlplane.reconcile.step import backoff_s
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
+#: How long a pass that is done waits for a database that is being restarted.
+RELEASE_LIMIT_S = 60.0
 
 
 def holder() -> str:
+    """Host, process and thread: enough to tell on the same host whether a holder still lives."""
     return f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident() % 100000}"
+
+
+def bury_the_dead() -> int:
+    """End the leases of processes of this host that are gone, instead of waiting until they run out; how many.
+
+    A process that lives is never taken for dead. One whose number was given to another is waited for.
+    """
+    here = socket.gethostname()
+    ended = 0
+    for name in leases.holders():
+        host, _, rest = name.partition(":")
+        pid = rest.partition(":")[0]
+        if host == here and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            ended += leases.take_from(name)
+            log.warning("%s died with a lease", name)
+    return ended
 
 
 def run_one(queues: Sequence[str], *, lease_s: float = leases.LEASE_S) -> bool:
@@ -48,11 +68,26 @@ def _run(lease: Lease) -> None:
         return
     except Exception:
         log.exception("%s %s: the pass itself failed", lease.kind, lease.object_id)
-        leases.release(lease, after_s=backoff_s(lease.attempts), attempts=lease.attempts + 1)
+        _release(lease, after_s=backoff_s(lease.attempts), attempts=lease.attempts + 1)
         return
     if outcome is None:  # the resource is gone, and its row with it
         return
-    leases.release(lease, after_s=outcome.after_s, attempts=lease.attempts + 1 if outcome.failed else 0)
+    _release(lease, after_s=outcome.after_s, attempts=lease.attempts + 1 if outcome.failed else 0)
+
+
+def _release(lease: Lease, *, after_s: float, attempts: int) -> None:
+    """Give it back, also when the database was restarted meanwhile: else the resource rests until the lease ends."""
+    deadline = time.monotonic() + RELEASE_LIMIT_S
+    while True:
+        try:
+            leases.release(lease, after_s=after_s, attempts=attempts)
+            return
+        except (OperationalError, InterfaceError) as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise
+            log.warning("%s %s: the database does not answer: %s", lease.kind, lease.object_id, error)
+            time.sleep(0.5)
 
 
 def drain(queues: Sequence[str], *, linger_s: float = 2.0, limit_s: float = 60.0) -> int:

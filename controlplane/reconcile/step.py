@@ -93,7 +93,7 @@ class Pass(Generic[Subject]):
     def backward(self) -> bool:
         """Undo in reverse order; stops at the first that is not done, so nothing is orphaned. True: all gone."""
         for step in reversed(self.steps):
-            outcome = self._guard(step.condition, lambda step=step: self._undo(step))  # type: ignore[misc]
+            outcome = self._guard(step.condition, lambda step=step: self._undo(step))
             if not isinstance(outcome, Done):
                 self._note(step.condition, outcome)
                 return False

@@ -54,7 +54,7 @@ class Verified:
                 password=password,
                 resolver=wiring.resolver(),
                 trust_roots=certificates.probe_roots(),
-                expected_serial=issued["serial"] or None,
+                expected_serial=issued.get("serial") or None,
                 turn=bool(settings.ROOST["TURN_HOST"]),
                 peer=peer_of(subject.instance),
                 https_port=subject.spec.public_https_port,
