@@ -25,7 +25,7 @@ class CertificateIssued:
         certificates.want(
             subject.instance,
             names=subject.server_names,
-            challenge_targets=zones.challenge_targets(subject.instance),
+            challenge_targets={n: (zone, name) for n, (zone, name) in zones.challenge_targets(subject.instance).items()},
             lease=lease,
         )
         found = conditions.of("Certificate", subject.instance.key).get("Issued")
