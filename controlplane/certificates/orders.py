@@ -282,10 +282,12 @@ _ISSUED_FIELDS = [
 
 
 def mistrust(chain: Chain) -> str:
-    """Why a certificate leads to no trusted root now; empty if it does, or if this machine has no roots at all."""
+    """Why a certificate leads to no trusted root now; empty if it does, or if the system has no roots to ask."""
     roots = trust.own_roots()
     at = timezone.now()
     if roots and not distrust(chain, roots, at):
         return ""
     everything = trust.all_roots()
-    return distrust(chain, everything, at) if everything else ""
+    if everything:
+        return distrust(chain, everything, at)
+    return "" if settings.ROOST["TRUST_SYSTEM"] else "no trusted root is known"

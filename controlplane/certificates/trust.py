@@ -46,9 +46,8 @@ def trust_roots() -> str | None:
 
 
 def all_roots() -> str:
-    """As ``trust_roots``, with the system's roots written out."""
-    roots = trust_roots()
-    return system_bundle() if roots is None else roots
+    """As ``trust_roots``, with the system's roots written out; empty if there are none at all."""
+    return _joined(own_roots(), extra_roots(), system_bundle() if settings.ROOST["TRUST_SYSTEM"] else "")
 
 
 def _joined(*texts: str) -> str:

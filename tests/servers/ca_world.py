@@ -1,4 +1,4 @@
-"""What a certificate needs around it: a real Pebble that asks a real Knot, zones, and a web server for HTTP-01."""
+"""What a certificate needs around it: a real Pebble that asks a real Unbound and Knot, and a web server for HTTP-01."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
@@ -19,11 +20,31 @@ from controlplane.drivers.dns.rfc2136 import Rfc2136
 from controlplane.values.names import DomainName
 from controlplane.values.records import Change, RecordSet
 from controlplane.values.secret import Secret
-from tests.servers.dns import TSIG_NAME, TSIG_SECRET, KnotServer
+from tests.servers.dns import TSIG_NAME, TSIG_SECRET, KnotServer, Server
 from tests.servers.pebble import Pebble
 
 ZONE, CUSTOMER = "roost.example", "customer.example"
 HTTP_PORT = 5002
+
+
+@dataclass
+class Resolver(Server):
+    """Unbound without a cache, which asks ``authority`` for the zones: CNAMEs across zones need one."""
+
+    authority: str = ""
+
+    def argv(self) -> list[str]:
+        return ["unbound", "-d", "-c", str(self.directory / "unbound.conf")]
+
+    def prepare(self) -> None:
+        stubs = "".join(f'stub-zone:\n  name: "{zone}."\n  stub-addr: {self.authority}\n' for zone in (ZONE, CUSTOMER))
+        (self.directory / "unbound.conf").write_text(
+            f'server:\n  interface: {self.address}\n  access-control: 127.0.0.0/8 allow\n  username: ""\n'
+            f'  chroot: ""\n  directory: "{self.directory}"\n  pidfile: ""\n  use-syslog: no\n  num-threads: 1\n'
+            f'  module-config: "iterator"\n  do-not-query-localhost: no\n  do-ip6: no\n'
+            f"  cache-max-ttl: 0\n  cache-max-negative-ttl: 0\n  infra-host-ttl: 0\n"
+            f"remote-control:\n  control-enable: no\n{stubs}"
+        )
 
 
 class CaWorld:
@@ -32,11 +53,12 @@ class CaWorld:
     def __init__(self, prefix: str, *, nonce_reject: int = 50, eab: dict[str, str] | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="ca"))
         self.knot = KnotServer(self.directory / "knot", f"{prefix}.54", zones=(ZONE, CUSTOMER))
+        self.resolver = Resolver(self.directory / "unbound", f"{prefix}.53", authority=f"{prefix}.54")
         self.web_address = f"{prefix}.80"
         self.pebble = Pebble(
             self.directory / "pebble",
             f"{prefix}.3",
-            dns_server=f"{prefix}.54:53",
+            dns_server=f"{prefix}.53:53",
             http_port=HTTP_PORT,
             nonce_reject=nonce_reject,
             eab=eab,
@@ -45,11 +67,13 @@ class CaWorld:
 
     def __enter__(self) -> Self:
         self.knot.__enter__()
+        self.resolver.__enter__()
         self.pebble.__enter__()
         return self
 
     def __exit__(self, *failure: object) -> None:
         self.pebble.stop()
+        self.resolver.stop()
         self.knot.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
 
