@@ -1,0 +1,35 @@
+"""``python -m controlplane.drivers.edge``: prints the edge's haproxy.cfg, for ansible or for a look."""
+
+from __future__ import annotations
+
+import argparse
+
+from controlplane.drivers.edge.config import EdgeConfig, render_haproxy_cfg
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m controlplane.drivers.edge", description="Print haproxy.cfg.")
+    parser.add_argument("--address", action="append", required=True, help="where to listen; again for more, * for all")
+    parser.add_argument("--socket", required=True, help="path of the stats socket")
+    parser.add_argument("--map-dir", required=True, help="directory of the maps")
+    parser.add_argument("--control-group", default="roost", help="group that may use the socket")
+    parser.add_argument("--proxy65-ports", default="20000-20199", help="range of ports for XEP-0065")
+    parser.add_argument("--acme-http", default="", help="address:port of the web process, for HTTP-01 on port 80")
+    options = parser.parse_args()
+    low, _, high = options.proxy65_ports.partition("-")
+    try:
+        config = EdgeConfig(
+            addresses=tuple(options.address),
+            socket=options.socket,
+            map_dir=options.map_dir,
+            control_group=options.control_group,
+            proxy65_ports=(int(low), int(high)),
+            acme_http=options.acme_http,
+        )
+        print(render_haproxy_cfg(config), end="")
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
