@@ -292,8 +292,8 @@ class FeatureContract:
                     )
                     assert response.status in (200, 201), (method, got)
                 assert got == content
+                too_big = str(world.acme.spec.limits.upload_max_bytes + 1)
                 with pytest.raises(StanzaError):
-                    too_big = str(world.acme.spec.limits.upload_max_bytes + 1)
                     await client.iq("get", upload, element("request", UPLOAD, filename="big", size=too_big))
             usage = world.acme.control.usage()
             assert usage.upload_bytes is None or usage.upload_bytes >= len(content)
@@ -305,8 +305,8 @@ class FeatureContract:
 
         async def steps() -> None:
             async with session(world, jid) as client:
+                ask = element("request", UPLOAD, filename="x", size="10")
                 with pytest.raises(StanzaError):
-                    ask = element("request", UPLOAD, filename="x", size="10")
                     await client.iq("get", str(world.acme.spec.components.upload), ask)
 
         run(steps())

@@ -1,0 +1,85 @@
+"""One call to a running Prosody: a line of XML over its admin socket, JSON in and out.
+
+Speaks to ``modules/mod_roost_control.lua`` (protocol ``urn:roost:control:1``), which evaluates nothing it is
+sent. What the calls mean is left to ``control``.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import PurePosixPath
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from controlplane.values.errors import InvalidInput, Rejected, Unavailable
+
+NAMESPACE = "urn:roost:control:1"
+_HEADER = (
+    "<stream:stream xmlns='xmpp:prosody.im/admin' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
+)
+_MAX_ANSWER_BYTES = 256 * 1024 * 1024
+
+
+def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s: float) -> Any:
+    """Call ``name`` with ``arguments``; its value.
+
+    Raises ``Unavailable`` when nothing answers within ``timeout_s`` seconds, ``Rejected`` for a refusal and
+    ``InvalidInput`` for a value that Prosody could never take. Arguments may hold secrets: they are in no error.
+    """
+    deadline = time.monotonic() + timeout_s
+    try:
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(timeout_s)
+            stream.connect(str(path))
+            stream.sendall(_HEADER.encode() + _request(name, arguments))
+            answer = _answer(stream, deadline)
+    except TimeoutError:
+        raise Unavailable(f"Prosody did not answer {name} within {timeout_s:g} s.") from None
+    except OSError as error:
+        raise Unavailable(f"Prosody's control socket {path} does not answer: {error.strerror or error}.") from None
+    return _value(name, answer)
+
+
+def _request(name: str, arguments: dict[str, Any]) -> bytes:
+    element = ET.Element("call", {"xmlns": NAMESPACE, "name": name})
+    element.text = json.dumps(arguments)  # ASCII, with control characters as \u escapes: fit for XML
+    return ET.tostring(element)
+
+
+def _answer(stream: socket.socket, deadline: float) -> str:
+    """The text of the first ``result`` element."""
+    parser = ET.XMLPullParser(("end",))
+    received = 0
+    while received < _MAX_ANSWER_BYTES:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        stream.settimeout(left)
+        chunk = stream.recv(65536)
+        if not chunk:
+            raise ConnectionResetError("closed without an answer")
+        received += len(chunk)
+        try:
+            parser.feed(chunk)
+            for _, element in parser.read_events():
+                if element.tag == f"{{{NAMESPACE}}}result":
+                    return element.text or ""
+                if element.tag.endswith("}repl-result"):
+                    raise Rejected("Prosody runs without Roost's control module.", remedy="Restart the instance.")
+        except ET.ParseError as error:
+            raise Unavailable(f"Prosody's control socket sent what is no XML: {error}.") from None
+    raise Rejected("Prosody's answer is too long.")
+
+
+def _value(name: str, answer: str) -> Any:
+    try:
+        result = json.loads(answer)
+    except ValueError:
+        raise Unavailable(f"Prosody answered {name} with what is no JSON.") from None
+    if "error" in result:
+        if result.get("kind") == "invalid":
+            raise InvalidInput("name", f"Prosody refused {name}: {result['error']}.")
+        raise Rejected(f"Prosody refused {name}: {result['error']}.")
+    return result.get("value")

@@ -1,0 +1,60 @@
+-- Roost's control channel: functions that are called by name over Prosody's admin socket, with JSON both ways.
+--
+--   <call xmlns="urn:roost:control:1" name="create_account">{"username": …}</call>
+--   <result xmlns="urn:roost:control:1">{"value": …}</result>, or {"error": …, "kind": "rejected" | "invalid"}
+--
+-- Nothing that is sent is ever evaluated. The functions are in roost_*.lib.lua beside this file, by subject.
+-- Who may open the socket may call: its directory belongs to the control group.
+
+module:set_global();
+
+local json = require "util.json";
+local st = require "util.stanza";
+
+local xmlns = "urn:roost:control:1";
+local functions = {};
+
+-- A refusal that the caller is told, against an error of ours that the log is told.
+local refusal_mt = {};
+function refuse(text, kind)
+	error(setmetatable({ text = text, kind = kind or "rejected" }, refusal_mt), 0);
+end
+
+-- For what Prosody answers with nil and a reason.
+function must(ok, err)
+	if not ok then refuse(tostring(err or "refused without a reason")); end
+	return ok;
+end
+
+for _, subject in ipairs({ "accounts", "rooms", "server" }) do
+	for name, callable in pairs(module:require("roost_" .. subject)) do
+		functions[name] = callable;
+	end
+end
+
+local function run(name, text)
+	local callable = functions[name];
+	if not callable then
+		return { error = "there is no function " .. tostring(name), kind = "rejected" };
+	end
+	local arguments, why = json.decode(text);
+	if type(arguments) ~= "table" then
+		return { error = "not JSON: " .. tostring(why), kind = "invalid" };
+	end
+	local ok, value = xpcall(callable, function (err)
+		return getmetatable(err) == refusal_mt and err or debug.traceback(tostring(err));
+	end, arguments);
+	if ok then
+		return { value = value };
+	elseif getmetatable(value) == refusal_mt then
+		return { error = value.text, kind = value.kind };
+	end
+	module:log("error", "%s failed: %s", name, value);
+	return { error = name .. " failed, see the server's log", kind = "rejected" };
+end
+
+module:hook("admin/" .. xmlns .. ":call", function (event)
+	local result = run(event.stanza.attr.name, event.stanza:get_text() or "{}");
+	event.origin.send(st.stanza("result", { xmlns = xmlns }):text(json.encode(result)));
+	return true;
+end);

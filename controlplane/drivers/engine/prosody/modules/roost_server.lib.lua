@@ -1,0 +1,174 @@
+-- The server as a whole and its federation, for mod_roost_control.
+
+local array = require "util.array";
+local async = require "util.async";
+local cert_ok = { valid = true };
+local config = require "core.configmanager";
+local modulemanager = require "core.modulemanager";
+local new_id = require "util.id".medium;
+local serialize = require "util.serialization".new("compact");
+local st = require "util.stanza";
+local time = require "util.time";
+local usermanager = require "core.usermanager";
+
+local host = module:get_option_string("roost_host");
+local muc_host = module:get_option_string("roost_muc_host");
+local upload_host = module:get_option_string("roost_upload_host");
+local probe = module:get_option_string("roost_probe_account");
+local s2s_sessions = module:shared("/*/s2s/sessions");
+
+-- Options of live.cfg.lua that modules read only once, when they are loaded. These modules can be loaded again
+-- without dropping a session.
+local reloadable = {
+	{ "*", "limits", { "limits" } };
+	{ host, "disco", { "name" } };
+	{ host, "server_contact_info", { "contact_info" } };
+	{ host, "turn_external", { "turn_external_host", "turn_external_port", "turn_external_tls_port",
+		"turn_external_secret", "turn_external_user", "turn_external_ttl", "turn_external_tcp" } };
+	{ host, "mam", { "archive_expires_after" } };
+	{ muc_host, "muc_mam", { "muc_log_expires_after" } };
+	{ upload_host, "http_file_share", { "http_file_share_size_limit", "http_file_share_daily_quota",
+		"http_file_share_global_quota", "http_file_share_expires_after" } };
+};
+
+local function values(of_host, options)
+	local found = {};
+	for i, option in ipairs(options) do
+		found[i] = serialize(config.get(of_host, option));
+	end
+	return table.concat(found, "\n");
+end
+
+local function ends(session)
+	if session.direction == "outgoing" then return session.from_host, session.to_host; end
+	return session.to_host, session.from_host;
+end
+
+local function authentication(session)
+	if session.type ~= "s2sin" and session.type ~= "s2sout" then return "unknown"; end
+	if session.cert_identity_status == "valid" and cert_ok[session.cert_chain_status] then return "certificate"; end
+	return "dialback";
+end
+
+local function count(table_)
+	local n = 0;
+	for _ in pairs(table_) do n = n + 1; end
+	return n;
+end
+
+return {
+	health = function ()
+		local sessions = 0;
+		for _, user in pairs(prosody.hosts[host].sessions) do
+			sessions = sessions + count(user.sessions);
+		end
+		return {
+			version = "Prosody " .. prosody.version;
+			uptime_s = time.now() - prosody.start_time;
+			sessions = sessions;
+		};
+	end;
+
+	reload = function ()
+		local before = {};
+		for i, entry in ipairs(reloadable) do
+			before[i] = values(entry[1], entry[3]);
+		end
+		local ok, err = prosody.reload_config();
+		if not ok then refuse("the configuration was not taken: " .. tostring(err)); end
+		prosody.reopen_logfiles();
+		local reloaded = array();
+		for i, entry in ipairs(reloadable) do
+			local of_host, name, options = entry[1], entry[2], entry[3];
+			if values(of_host, options) ~= before[i] then
+				if modulemanager.is_loaded(of_host, name) then
+					must(modulemanager.reload(of_host, name));
+				elseif name == "turn_external" then
+					must(modulemanager.load(of_host, name));
+				end
+				reloaded:push(name);
+			end
+		end
+		return reloaded;
+	end;
+
+	s2s_connections = function ()
+		local connections = array();
+		for _, session in pairs(s2s_sessions) do
+			local own, peer = ends(session);
+			if own and peer then
+				connections:push({
+					direction = session.direction == "outgoing" and "out" or "in";
+					["local"] = own;
+					remote = peer;
+					encrypted = session.secure and true or false;
+					auth = authentication(session);
+					address = session.ip or (session.conn and session.conn:ip()) or "";
+				});
+			end
+		end
+		return connections;
+	end;
+
+	close_s2s = function (arguments)
+		local doomed = {};
+		for _, session in pairs(s2s_sessions) do
+			local own, peer = ends(session);
+			if own == arguments["local"] and peer == arguments.remote then
+				table.insert(doomed, session);
+			end
+		end
+		for _, session in ipairs(doomed) do
+			-- false, not nil: nil would wait for the peer's answer, and a dead link gives none.
+			session:close(false);
+		end
+		return #doomed;
+	end;
+
+	ping = function (arguments)
+		local iq = st.iq({ from = host, to = arguments.remote, type = "get", id = new_id() })
+			:tag("ping", { xmlns = "urn:xmpp:ping" });
+		local started = time.now();
+		local answer, err = async.wait_for(module:context(host):send_iq(iq, nil, arguments.wait_s));
+		if not answer then
+			local condition = type(err) == "table" and err.condition or tostring(err);
+			-- XEP-0199: a peer that does not know pings has answered all the same.
+			if condition ~= "service-unavailable" and condition ~= "feature-not-implemented" then
+				return { error = type(err) == "table" and err.text or condition };
+			end
+		end
+		return { seconds = time.now() - started };
+	end;
+
+	purge_dns_cache = function ()
+		local resolver = require "net.adns".resolver();
+		resolver._resolver:purge();
+		return true;
+	end;
+
+	usage = function ()
+		local accounts, upload_bytes, rooms = 0, 0, {};
+		for username in usermanager.users(host) do
+			if username ~= probe then accounts = accounts + 1; end
+		end
+		for room in prosody.hosts[muc_host].modules.muc.live_rooms() do
+			rooms[room.jid] = not room._data.destroyed or nil;
+		end
+		for room_jid in pairs(module:context(muc_host):open_store("persistent"):get(nil) or {}) do
+			rooms[room_jid] = true;
+		end
+		local uploads = module:context(upload_host):open_store("uploads", "archive"):find(nil);
+		if uploads then
+			for _, file in uploads do
+				upload_bytes = upload_bytes + (tonumber(file.attr.size) or 0);
+			end
+		end
+		local online = prosody.hosts[host].sessions;
+		return {
+			accounts = accounts;
+			online = count(online) - (online[probe] and 1 or 0);
+			rooms = count(rooms);
+			upload_bytes = upload_bytes;
+		};
+	end;
+}
