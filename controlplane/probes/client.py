@@ -145,6 +145,12 @@ class ProbeClient:
         return frozenset(e.tag for e in self._stream.offered) if self._stream else frozenset()
 
     @property
+    def mechanism(self) -> str:
+        """The SASL mechanism that logged this session in; empty without a session."""
+        chosen = self._stream.plugin["feature_mechanisms"].mech if self._stream else None
+        return str(chosen.name) if chosen is not None else ""
+
+    @property
     def certificate(self) -> bytes:
         """The server's certificate in DER, as this session verified it; empty without a session."""
         socket = self._stream.socket if self._stream else None
@@ -179,7 +185,8 @@ class ProbeClient:
         self._stream = stream
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         _watch_login(stream, endpoint, self.domain, ready)
-        stream.register_handler(Callback("every message", MatchXPath(f"{{{CLIENT_NS}}}message"), self._received))
+        for kind in ("message", "presence"):
+            stream.register_handler(Callback(f"every {kind}", MatchXPath(q(kind)), self._received))
         stream.connect(endpoint.address, endpoint.port)
         try:
             await ready
@@ -187,8 +194,8 @@ class ProbeClient:
             self._abort()
             raise
 
-    def _received(self, message: Any) -> None:
-        element: ET.Element = message.xml
+    def _received(self, stanza: Any) -> None:
+        element: ET.Element = stanza.xml
         for number, (wanted, future) in enumerate(self._waiting):
             if not future.done() and wanted(element):
                 del self._waiting[number]
@@ -227,6 +234,18 @@ class ProbeClient:
 
         Raises ``Unavailable`` when none comes in time.
         """
+        return await self.wait_stanza(lambda e: e.tag == q("message") and wanted(e), "message", timeout_s=timeout_s)
+
+    async def wait_presence(
+        self, wanted: Callable[[ET.Element], bool] = lambda _: True, *, timeout_s: float | None = None
+    ) -> ET.Element:
+        """As ``wait_message`` for presence stanzas."""
+        return await self.wait_stanza(lambda e: e.tag == q("presence") and wanted(e), "presence", timeout_s=timeout_s)
+
+    async def wait_stanza(
+        self, wanted: Callable[[ET.Element], bool], what: str = "stanza", *, timeout_s: float | None = None
+    ) -> ET.Element:
+        """As ``wait_message`` for messages and presences; ``what`` is its name in the error."""
         for number, element in enumerate(self._inbox):
             if wanted(element):
                 return self._inbox.pop(number)
@@ -237,10 +256,16 @@ class ProbeClient:
         try:
             return await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            raise Unavailable(f"No such message reached {self.bare_jid} within {seconds:g} s.") from None
+            raise Unavailable(f"No such {what} reached {self.bare_jid} within {seconds:g} s.") from None
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
+
+    def collect(self, wanted: Callable[[ET.Element], bool]) -> list[ET.Element]:
+        """Take everything for which ``wanted`` holds out of the inbox, without waiting."""
+        found = [element for element in self._inbox if wanted(element)]
+        self._inbox = [element for element in self._inbox if element not in found]
+        return found
 
     async def iq(self, type: str, to: str, payload: ET.Element, *, timeout_s: float | None = None) -> ET.Element:
         """One IQ round trip (``type``: get or set); the whole result stanza.

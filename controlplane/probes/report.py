@@ -29,6 +29,10 @@ class Skipped(Exception):
     """A step does not apply, for the reason given; that is not a failure."""
 
 
+class Blocked(Exception):
+    """A step cannot run because of something that an earlier step reported already: nothing is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """One step's end.

@@ -11,7 +11,7 @@ import errno
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import quoteattr
 
@@ -45,10 +45,13 @@ class PeerCertificate:
 
     @classmethod
     def of(cls, tls: ssl.SSLObject) -> PeerCertificate:
-        shown = tls.getpeercert() or {}
-        names = tuple(str(value) for _, value in shown.get("subjectAltName", ()))  # type: ignore[misc]  # typeshed's union
+        shown: dict[str, Any] = tls.getpeercert() or {}
+        names = tuple(str(value) for _, value in shown.get("subjectAltName", ()))
         return cls(
-            normal_serial(str(shown.get("serialNumber", ""))), str(shown.get("notAfter", "")), names, tls.version() or ""
+            normal_serial(str(shown.get("serialNumber", ""))),
+            str(shown.get("notAfter", "")),
+            names,
+            tls.version() or "",
         )
 
 
@@ -65,7 +68,7 @@ class RawStream:
         self._domain = domain
         self._reader = reader
         self._writer = writer
-        self._parser = ET.XMLPullParser(("start", "end"))
+        self._parser: Any = ET.XMLPullParser(("start", "end"))  # typeshed types all of its events as one union
         self._depth = 0
         self._read = 0
 
@@ -105,8 +108,10 @@ class RawStream:
         """The next top-level element, which has to be this one."""
         element = await self._next()
         if element.tag == f"{{{STREAM_NS}}}error":
-            condition = next((e.tag.partition("}")[2] for e in element if e.tag.startswith(f"{{{STREAM_ERROR_NS}}}")), "?")
-            raise Rejected(f"{self._where} ended the stream: {condition}.", remedy="See the server's log.")
+            parts = {e.tag.partition("}")[2]: e.text for e in element if e.tag.startswith(f"{{{STREAM_ERROR_NS}}}")}
+            text = parts.pop("text", "")
+            condition = next(iter(parts), "?") + (f" ({text})" if text else "")
+            raise Rejected(f"{self._where}: the stream was ended with {condition}.", remedy="See the server's log.")
         if element.tag != tag:
             raise Rejected(f"{self._where} sent {element.tag} where {tag} belongs.")
         return element
@@ -114,10 +119,12 @@ class RawStream:
     async def _next(self) -> ET.Element:
         with wording(self._where, self._domain):
             while True:
+                event: str
+                element: ET.Element
                 for event, element in self._parser.read_events():
                     self._depth += 1 if event == "start" else -1
                     if event == "end" and self._depth == 1:
-                        return element  # type: ignore[return-value]  # typeshed: start and end events carry elements
+                        return element
                     if event == "end" and self._depth == 0:
                         raise EOFError
                 data = await self._reader.read(16384)
@@ -179,7 +186,9 @@ async def negotiate_tls(
         try:
             features = await stream.open(namespace, from_=from_)
             if features.find(f"{{{TLS_NS}}}starttls") is None:
-                raise Rejected(f"{endpoint} offers no STARTTLS.", remedy="Give the server a certificate for the domain.")
+                raise Rejected(
+                    f"{endpoint} offers no STARTTLS.", remedy="Give the server a certificate for the domain."
+                )
             await stream.start_tls(context)
         except BaseException:
             stream.close()
@@ -190,7 +199,9 @@ async def negotiate_tls(
         return await asyncio.wait_for(run(), timeout_s)
 
 
-async def look_at_certificate(endpoint: Endpoint, domain: str, namespace: str, *, timeout_s: float = 5.0) -> dict[str, str]:
+async def look_at_certificate(
+    endpoint: Endpoint, domain: str, namespace: str, *, timeout_s: float = 5.0
+) -> dict[str, str]:
     """What a refused certificate says of itself, for the message; empty when it cannot be had."""
     alpn = {"jabber:client": trust.XMPP_CLIENT, "jabber:server": trust.XMPP_SERVER}.get(namespace, trust.HTTP)
     try:

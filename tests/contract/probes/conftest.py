@@ -33,7 +33,7 @@ def world() -> Iterator[w.World]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(w.knot(directory / "knot"))
             stack.enter_context(w.prosody(directory / "prosody"))
-            stack.enter_context(w.coturn(directory / "turn"))
+            stack.enter_context(w.turn(directory / "turn"))
             yield result
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -42,3 +42,56 @@ def test_delivers_a_message(world: World) -> None:
         trust_roots=world.roots_pem,
     )
     assert seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("domain", "words"),
+    [
+        ("nosrv.example", "leads to no address"),
+        ("expired.example", "has expired"),
+        ("untrusted.example", "does not lead to a trusted root"),
+        ("othername.example", "not for othername.example"),
+        ("plainonly.example", "no SCRAM"),
+    ],
+)
+def test_refuses_what_a_careful_client_refuses(world: World, domain: str, words: str) -> None:
+    async def run() -> None:
+        async with client(world, f"roost-probe@{domain}"):
+            pass
+
+    with pytest.raises(Rejected) as refused:
+        asyncio.run(run())
+    assert words in refused.value.message
+
+
+def test_a_wrong_password_is_refused_and_not_shown(world: World) -> None:
+    async def run() -> None:
+        async with client(world, "roost-probe@good.example", password=Secret("hunter2")):
+            pass
+
+    with pytest.raises(Rejected) as refused:
+        asyncio.run(run())
+    assert "refused the login" in refused.value.message
+    assert "hunter2" not in str(refused.value)
+
+
+def test_nothing_listening_is_a_reason_to_wait(world: World) -> None:
+    async def run() -> None:
+        async with client(world, "roost-probe@deadtarget.example"):
+            pass
+
+    with pytest.raises(Unavailable):
+        asyncio.run(run())
+
+
+def test_delivers_to_another_server(world: World) -> None:
+    seconds = deliver(
+        "ann@good.example",
+        Secret(PASSWORD),
+        "ann@other.example",
+        Secret(PASSWORD),
+        "over s2s",
+        resolver=world.resolver,
+        trust_roots=world.roots_pem,
+    )
+    assert seconds > 0

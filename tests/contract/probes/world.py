@@ -9,14 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from controlplane.drivers.turn.coturn import Coturn
+from controlplane.values.secret import Secret
+from tests.servers.coturn import coturn, turn_config
 
 DNS = "127.67.0.3"
 PROSODY = "127.67.0.1"
@@ -25,7 +29,9 @@ TURN = "127.67.0.5"
 NOBODY = "127.67.0.99"  # nothing listens there
 TURN_SECRET = "a-turn-secret"
 PASSWORD = "p r;o\"b'e"
-SERVICES = {"xmpp-client": 5222, "xmpps-client": 5223, "xmpp-server": 5269, "xmpps-server": 5270}
+# Not the standard ports: a server of this machine may have those on every address.
+SERVICES = {"xmpp-client": 7222, "xmpps-client": 7223, "xmpp-server": 7269, "xmpps-server": 7270}
+HTTPS_PORT = 7443
 COMPONENTS = ("conference", "upload", "proxy")
 
 
@@ -36,44 +42,61 @@ class Host:
     domain: str
     engine: str = PROSODY
     services: tuple[str, ...] = tuple(SERVICES)
+    ports: tuple[tuple[str, int], ...] = ()  # other ports than the standard ones in SRV records
     target_address: str = ""
     issuer: str = "good"
     names: tuple[str, ...] = ()
     components: tuple[str, ...] = COMPONENTS
+    mute: tuple[str, ...] = ()  # components that are there and can do nothing
     without: tuple[str, ...] = ()  # Prosody modules left out
     turn_secret: str = TURN_SECRET
     settings: str = ""  # further Prosody lines for the host
-    web: bool = False  # the domain has an address and host-meta
+    upload_url: str = ""
+    room_settings: str = "modules_enabled = { 'muc_mam' }; muc_log_by_default = true"
+    address: bool = True  # the domain itself has one
+    host_meta: str = "good"  # or none, dead (an endpoint that is not there), other (JSON says other things)
 
     def certificate_names(self) -> list[str]:
         return list(self.names) or [self.domain, *(f"{c}.{self.domain}" for c in COMPONENTS)]
 
 
 HOSTS = (
-    Host("good.example", web=True),
+    Host("good.example"),
     Host("other.example"),
     Host("nosrv.example", services=()),
     Host("halfsrv.example", services=("xmpp-client", "xmpp-server")),
     Host("deadtarget.example", target_address=NOBODY),
+    Host("deadport.example", ports=(("xmpps-server", 7299),)),
     Host("notarget.example", target_address="-"),
     Host("othername.example", names=("somebody-else.example",)),
+    Host("bareonly.example", names=("bareonly.example",)),
     Host("expired.example", issuer="expired"),
     Host("untrusted.example", issuer="rogue"),
     Host("nomam.example", without=("mam",)),
     Host("noupload.example", components=("conference", "proxy")),
+    Host("muteupload.example", mute=("upload",)),
+    Host("muterooms.example", mute=("conference",)),
+    Host("lostupload.example", upload_url="https://lostupload.example:7443/nothing-here/"),
     Host("nomuc.example", components=("upload", "proxy")),
-    Host("nocarbons.example", without=("carbons", "smacks", "pep")),
+    Host("noroomarchive.example", room_settings="modules_enabled = { 'muc_mam' }; muc_log_by_default = false"),
+    Host("lockedrooms.example", room_settings="modules_enabled = { 'muc_mam' }; restrict_room_creation = true"),
+    Host("nocarbons.example", without=("carbons", "smacks", "csi_simple", "cloud_notify")),
+    Host("nopep.example", without=("pep", "bookmarks")),
     Host("noturn.example", without=("turn_external",)),
+    Host("noextdisco.example", without=("turn_external", "external_services")),
     Host("badturn.example", turn_secret="not-the-secret"),
     Host("plainonly.example", settings='disable_sasl_mechanisms = { "SCRAM-SHA-1", "SCRAM-SHA-256" }'),
-    Host("nos2s.example", without=("s2s_placeholder",), settings="s2s_deny = true"),
-    Host("ej.example", engine=EJABBERD, web=True),
+    Host("noaddress.example", address=False),
+    Host("nohostmeta.example", host_meta="none"),
+    Host("deadsocket.example", host_meta="dead"),
+    Host("twofaced.example", host_meta="other"),
+    Host("ej.example", engine=EJABBERD),
 )
 
-MODULES = (
+MODULES = (  # noqa: SIM905
     "roster saslauth tls dialback disco posix private vcard4 vcard_legacy ping time uptime version blocklist carbons"
     " pep bookmarks csi_simple smacks mam http bosh websocket external_services turn_external admin_shell"
-    " cloud_notify s2s s2s_auth_certs"
+    " cloud_notify s2s s2s_auth_certs http_files"
 ).split()
 
 
@@ -125,16 +148,17 @@ def zone_text() -> str:
     ]
     for host in HOSTS:
         target = f"xmpp.hosts.{host.domain}."
+        ports = SERVICES | dict(host.ports)
         if host.target_address != "-":
             lines.append(f"{target} A {host.target_address or host.engine}")
-        lines += [f"_{name}._tcp.{host.domain}. SRV 0 5 {SERVICES[name]} {target}" for name in host.services]
-        for component in host.components:
+        lines += [f"_{name}._tcp.{host.domain}. SRV 0 5 {ports[name]} {target}" for name in host.services]
+        for component in COMPONENTS:
             name = f"{component}.{host.domain}."
             lines.append(f"{name} A {host.engine}")
-            lines.append(f"_xmpp-server._tcp.{name} SRV 0 5 5269 {target}")
-        if host.web:
+            lines.append(f"_xmpp-server._tcp.{name} SRV 0 5 {SERVICES['xmpp-server']} {target}")
+        if host.address:
             lines.append(f"{host.domain}. A {host.engine}")
-    lines += [f"_xmpp-server._tcp.down.example. SRV 0 5 5269 dead.example.", f"dead A {NOBODY}"]
+    lines += ["_xmpp-server._tcp.down.example. SRV 0 5 7269 dead.example.", f"dead A {NOBODY}"]
     return "\n".join(lines) + "\n"
 
 
@@ -175,20 +199,20 @@ def prosody_config(directory: Path) -> str:
             f"  modules_disabled = {{ {', '.join(map(lua, host.without))} }}\n"
             f"  turn_external_host = 'turn.example'; turn_external_secret = {lua(host.turn_secret)}\n"
             f"  {host.settings}\n"
+            f"  http_files_dir = '{directory}/www/{host.domain}'; http_paths = {{ files = '/' }}\n"
         )
-        if host.web:
-            hosts.append(f"  http_files_dir = '{directory}/www'; http_paths = {{ files = '/' }}\n")
         for component in host.components:
             kind = {"conference": "muc", "upload": "http_file_share", "proxy": "proxy65"}[component]
             name = f"{component}.{host.domain}"
+            if component in host.mute:
+                hosts.append(f"Component {lua(name)}\n  modules_enabled = {{ 'http_files' }}\n")
+                continue
             hosts.append(f"Component {lua(name)} {lua(kind)}\n")
             if component == "conference":
-                archived = "" if host.domain == "noarchive.example" else "modules_enabled = { 'muc_mam' }"
-                hosts.append(f"  {archived}\n  muc_log_by_default = true\n")
+                hosts.append(f"  {host.room_settings}\n")
             if component == "upload":
-                hosts.append(
-                    f"  http_external_url = 'https://{name}/'\n  http_file_share_access = {{ {lua(host.domain)} }}\n"
-                )
+                url = host.upload_url or f"https://{name}:{HTTPS_PORT}/"
+                hosts.append(f"  http_external_url = {lua(url)}\n  http_file_share_access = {{ {lua(host.domain)} }}\n")
             if component == "proxy":
                 hosts.append(f"  proxy65_address = {lua(name)}\n")
     return f"""
@@ -198,10 +222,10 @@ data_path = "{directory}/data"
 certificates = "{directory}/certs"
 network_backend = "epoll"
 interfaces = {{ "{PROSODY}" }}
-c2s_ports = {{ 5222 }}; c2s_direct_tls_ports = {{ 5223 }}
-s2s_ports = {{ 5269 }}; s2s_direct_tls_ports = {{ 5270 }}
-http_ports = {{}}; https_ports = {{ 443 }}
-proxy65_ports = {{ 5000 }}
+c2s_ports = {{ {SERVICES["xmpp-client"]} }}; c2s_direct_tls_ports = {{ {SERVICES["xmpps-client"]} }}
+s2s_ports = {{ {SERVICES["xmpp-server"]} }}; s2s_direct_tls_ports = {{ {SERVICES["xmpps-server"]} }}
+http_ports = {{}}; https_ports = {{ {HTTPS_PORT} }}
+proxy65_ports = {{ 7500 }}
 unbound = {{ resolvconf = false; hoststxt = false; forward = {{ "{DNS}" }} }}
 ssl = {{ cafile = "{directory}/certs/ca.pem" }}
 admin_socket = "{directory}/admin.sock"
@@ -209,8 +233,8 @@ authentication = "internal_hashed"
 allow_unencrypted_plain_auth = false
 s2s_secure_auth = true
 storage = "internal"
-statistics = "none"
 log = {{ info = "{directory}/prosody.log" }}
+modules_enabled = {{ "tls", "dialback", "s2s", "s2s_auth_certs" }} -- components inherit these
 modules_disabled = {{ "offline" }}
 """ + "\n".join(hosts)
 
@@ -234,21 +258,37 @@ def prosody_shell(path: Path, command: str) -> str:
     return data.decode()
 
 
+def write_host_meta(directory: Path, host: Host) -> None:
+    """XEP-0156, both forms."""
+    directory.mkdir(parents=True)
+    if host.host_meta == "none":
+        return
+    path = "nothing-here" if host.host_meta == "dead" else "xmpp-websocket"
+    links = {
+        "urn:xmpp:alt-connections:websocket": f"wss://{host.domain}:{HTTPS_PORT}/{path}",
+        "urn:xmpp:alt-connections:xbosh": f"https://{host.domain}:{HTTPS_PORT}/http-bind",
+    }
+    xrd = "".join(f"<Link rel='{rel}' href='{href}'/>" for rel, href in links.items())
+    (directory / "host-meta").write_text(
+        f"<?xml version='1.0'?><XRD xmlns='http://docs.oasis-open.org/ns/xri/xrd-1.0'>{xrd}</XRD>"
+    )
+    if host.host_meta == "other":
+        links.popitem()
+    rows = [{"rel": rel, "href": href} for rel, href in links.items()]
+    (directory / "host-meta.json").write_text(json.dumps({"links": rows}))
+
+
 @contextlib.contextmanager
 def prosody(directory: Path) -> Iterator[None]:
     """``directory/certs`` has to hold the certificates already."""
     (directory / "data").mkdir()
-    well_known = directory / "www" / ".well-known"
-    well_known.mkdir(parents=True)
-    (well_known / "host-meta").write_text(
-        "<?xml version='1.0'?><XRD xmlns='http://docs.oasis-open.org/ns/xri/xrd-1.0'>"
-        "<Link rel='urn:xmpp:alt-connections:websocket' href='wss://good.example/xmpp-websocket'/></XRD>"
-    )
+    for host in (h for h in HOSTS if h.engine == PROSODY):
+        write_host_meta(directory / "www" / host.domain / ".well-known", host)
     (directory / "prosody.cfg.lua").write_text(prosody_config(directory))
     argv = ["prosody", "--config", str(directory / "prosody.cfg.lua"), "-F"]
     with running(argv, directory) as process:
         admin = directory / "admin.sock"
-        wait_for("prosody", lambda: admin.exists() and listening(PROSODY, 5222), process=process)
+        wait_for("prosody", lambda: admin.exists() and listening(PROSODY, SERVICES["xmpp-client"]), process=process)
         for host in (h for h in HOSTS if h.engine == PROSODY):
             for user in ("roost-probe", "ann"):
                 answer = prosody_shell(admin, f"user:create({lua(f'{user}@{host.domain}')}, {lua(PASSWORD)})")
@@ -258,31 +298,11 @@ def prosody(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def coturn(directory: Path) -> Iterator[None]:
+def turn(directory: Path) -> Iterator[None]:
     directory.mkdir()
-    database = directory / "turn.sqlite"
-    (directory / "turn.conf").write_text(
-        f"""listening-ip={TURN}
-relay-ip={TURN}
-listening-port=3478
-min-port=49160
-max-port=49200
-realm=turn.example
-use-auth-secret
-static-auth-secret={TURN_SECRET}
-allow-loopback-peers
-no-tls
-no-dtls
-no-cli
-fingerprint
-userdb={database}
-pidfile={directory}/turn.pid
-log-file=stdout
-"""
-    )
-    sqlite3.connect(database).close()
-    with running(["turnserver", "-c", str(directory / "turn.conf")], directory) as process:
-        wait_for("turnserver", lambda: listening(TURN, 3478), process=process)
+    config = turn_config(directory, TURN, allow_loopback_peers=True)
+    with coturn(directory, config):
+        Coturn(Path(config.database), config.realm).add_secret(Secret(TURN_SECRET))
         yield
 
 
@@ -295,3 +315,8 @@ class World:
     serials: dict[str, int] = field(default_factory=dict)
 
     resolver: str = f"{DNS}@53"
+
+    def shell(self, line: str) -> str:
+        """Prosody's answer to a line in its admin shell, without the markup."""
+        answer = prosody_shell(self.directory / "prosody" / "admin.sock", line)
+        return re.sub(r"<[^>]*>", "", answer.rpartition("<repl-result")[2].partition(">")[2]).strip()
