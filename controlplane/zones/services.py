@@ -178,13 +178,14 @@ def recheck_zone(name: DomainName) -> None:
 
 def summary(instance: Instance) -> Summary:
     """How far the instance's records are, from the rows as the last passes left them."""
-    rows = list(instance.dns_records.filter(Q(published=False) | Q(conflict=True)).filter(wanted=True))
+    wanted = instance.dns_records.filter(wanted=True)
+    rows = list(wanted.filter(Q(published=False) | Q(conflict=True)))
     ours = [row for row in rows if row.publisher == plan.OURS]
     # An optional record may be missing; one that is there and wrong does harm (CAA without our CA).
     missing = [row for row in rows if row.publisher == plan.CUSTOMER and not row.optional]
     harmful = [row for row in rows if row.publisher == plan.CUSTOMER and row.optional and row.conflict]
     return Summary(
-        all_published=bool(instance.dns_records.exists()) and not ours and not missing and not harmful,
+        all_published=wanted.exists() and not ours and not missing and not harmful,
         conflicts=[f"{row.name} {row.type}: {row.problem}" for row in ours if row.conflict],
         problems=list(dict.fromkeys(row.problem for row in ours if row.problem and not row.conflict)),
         missing_customer=[_to_publish(row) for row in [*missing, *harmful]],

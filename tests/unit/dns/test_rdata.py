@@ -36,7 +36,14 @@ def test_spellings(type, text, same):
 
 @pytest.mark.parametrize(
     ("type", "text"),
-    [("A", "300.1.1.1"), ("SRV", "0 5 x."), ("MX", "5 mail."), ("CAA", "issue"), ("A", "1.2.3.4 5.6.7.8"), ("TXT", '"open')],
+    [
+        ("A", "300.1.1.1"),
+        ("SRV", "0 5 x."),
+        ("MX", "5 mail."),
+        ("CAA", "issue"),
+        ("A", "1.2.3.4 5.6.7.8"),
+        ("TXT", '"open'),
+    ],
 )
 def test_what_is_no_rdata_is_refused(type, text):
     with pytest.raises(ValueError):
