@@ -1,5 +1,20 @@
 """All addresses of the web process."""
 
-from django.urls import URLPattern, URLResolver
+from __future__ import annotations
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from django.contrib import admin
+from django.urls import include, path
+
+from controlplane.api import pages
+
+urlpatterns = [
+    path("", pages.index, name="index"),
+    path("healthz", pages.healthz, name="healthz"),
+    path("readyz", pages.readyz, name="readyz"),
+    path(".well-known/acme-challenge/<str:token>", pages.acme_challenge, name="acme-challenge"),
+    path("api/v1/", include("controlplane.api.v1.urls")),
+    path("admin/", admin.site.urls),
+]
+
+handler404 = pages.not_found
+handler500 = pages.failed

@@ -44,7 +44,7 @@ RESERVED = (
 )
 #: Labels below the provider's zone that are, or could be taken for, the provider's own.
 PROVIDER_LABELS = frozenset(
-    {"abuse", "acme", "admin", "api", "autoconfig", "autodiscover", "conference", "dns", "edge", "ftp", "hostmaster"}
+    {"abuse", "admin", "api", "autoconfig", "autodiscover", "conference", "dns", "edge", "ftp", "hostmaster"}
     | {"imap", "mail", "mta-sts", "mx", "node", "nodes", "ns", "ns0", "ns1", "ns2", "ns3", "ns4", "pop", "portal"}
     | {"postmaster", "proxy", "pubsub", "root", "roost", "security", "smtp", "status", "stun", "support", "turn"}
     | {"upload", "webmaster", "whois", "wpad", "www"}

@@ -1,4 +1,4 @@
-"""What a plan allows, checked before the change. Counting accounts and rooms is left to who asks the engine."""
+"""What a plan allows, checked before the change. Accounts and rooms are counted by ``provisioning``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,3 @@ def check_instances(organisation: Organisation, plan: Plan, *, beside: Instance 
         raise QuotaExceeded(
             "plan", f"The plan {plan.slug} allows {plan.max_instances} instances per organisation.", remedy=_REMEDY
         )
-
-
-def check_accounts(instance: Instance, count: int) -> None:
-    """One more account beside ``count`` (Roost's own not counted). Raises ``QuotaExceeded``."""
-    maximum = instance.plan.max_accounts
-    if count >= maximum:
-        raise QuotaExceeded("username", f"The plan {instance.plan.slug} allows {maximum} accounts.", remedy=_REMEDY)
-
-
-def check_rooms(instance: Instance, count: int) -> None:
-    """One more room beside ``count``. Raises ``QuotaExceeded``."""
-    maximum = instance.plan.max_rooms
-    if count >= maximum:
-        raise QuotaExceeded("name", f"The plan {instance.plan.slug} allows {maximum} rooms.", remedy=_REMEDY)
