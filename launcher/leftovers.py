@@ -1,0 +1,69 @@
+"""Processes of this stack that lost their supervisor (it was killed): found by what supervisord gave them, and ended.
+
+supervisord puts its own address into its children's environment, so no other process can be meant.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from launcher.processes import alive
+
+
+def find(sockets: Iterable[Path], postgres_data: Path | None = None) -> list[int]:
+    """Process numbers of children of the supervisors that answered at these sockets."""
+    marks = {f"SUPERVISOR_SERVER_URL=unix://{socket}".encode() for socket in sockets}
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            if marks.intersection(variables) and alive(int(entry.name)):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    if postgres_data is not None:  # it writes its state over its environment
+        pid = _postmaster(postgres_data)
+        if pid and pid not in found:
+            found.append(pid)
+    return found
+
+
+def _postmaster(data: Path) -> int | None:
+    try:
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        return pid if alive(pid) and Path(f"/proc/{pid}/cwd").resolve() == data else None
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def end(pids: Iterable[int], patience_s: float = 15.0) -> None:
+    """Ask them to end (PostgreSQL: fast), and end by force what has not gone by then."""
+    pids = list(pids)
+    for pid in pids:
+        _signal(pid, signal.SIGINT if _name(pid) == "postgres" else signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in pids:
+        if alive(pid):
+            _signal(pid, signal.SIGKILL)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
