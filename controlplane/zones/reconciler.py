@@ -26,6 +26,7 @@ from controlplane.reconcile.step import Finding, backoff_s
 from controlplane.reconcile.watch import Next
 from controlplane.values.errors import Conflict, Rejected, RoostError, Unavailable
 from controlplane.values.names import DomainName
+from controlplane.values.records import RecordSet
 from controlplane.zones.decide import Verdict, decide, keys_to_read
 from controlplane.zones.models import DnsRecord, Zone
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 RECHECK_S = 60.0
 #: Not at all servers yet: secondaries take moments.
 PROPAGATION_S = 0.5
+#: After so many questions (about 1 s) the lease is renewed, so that the largest zone is looked at in one pass.
+QUESTIONS = 1000
 
 
 def reconcile(lease: Lease) -> Next | None:
@@ -77,7 +80,7 @@ def _work(zone: Zone, rows: Sequence[DnsRecord], lease: Lease) -> list[Verdict]:
         _apply(driver, name, due)
         faults.point("after-zone-apply")
         log.info("%s: %d record sets written", zone.name, sum(v.change is not None for v in due))
-    _look(name, [verdict for verdict in verdicts if verdict.wants_look])
+    _look(name, [verdict for verdict in verdicts if verdict.wants_look], lease)
     return verdicts
 
 
@@ -123,25 +126,36 @@ def _apply(driver: DnsDriver, zone: DomainName, due: Sequence[Verdict]) -> None:
         verdict.owned = True
 
 
-def _look(zone: DomainName, verdicts: Sequence[Verdict]) -> None:
+def _look(zone: DomainName, verdicts: Sequence[Verdict], lease: Lease) -> None:
     """Ask every authoritative server; what one lacks, or still has, becomes the record's problem."""
     if not verdicts:
         return
     servers = wiring.authoritative_servers() or recordsets.nameservers(zone.ascii, wiring.resolver())
-    for server in servers:
-        seen = recordsets.at_server(server, [verdict.row.key for verdict in verdicts])
-        for verdict in verdicts:
-            there = seen.get(verdict.row.key)
-            if verdict.row.wanted:
-                verdict.seen = sorted(there.rdatas) if there is not None else []
-                if not verdict.row.record_set().same_data(there):
-                    verdict.late = True
-                    verdict.problem = f"{verdict.row.name} {verdict.row.type} is not yet at {server[0]}:{server[1]}."
-            elif there is not None and there.rdatas == frozenset(verdict.row.rdatas) and verdict.owned:
-                verdict.late = True
-                verdict.problem = f"{verdict.row.name} {verdict.row.type} is still at {server[0]}:{server[1]}."
+    for start in range(0, len(verdicts), QUESTIONS):
+        part = verdicts[start : start + QUESTIONS]
+        for server in servers:
+            seen = recordsets.at_server(server, [verdict.row.key for verdict in part])
+            for verdict in part:
+                _compare(verdict, seen.get(verdict.row.key), f"{server[0]}:{server[1]}")
+        leases.renew(lease)  # if it is lost, the write at the end finds out
     for verdict in verdicts:
         verdict.gone = verdict.gone or (not verdict.row.wanted and not verdict.problem)
+
+
+def _compare(verdict: Verdict, there: RecordSet | None, server: str) -> None:
+    """Note what one server has of one record."""
+    row = verdict.row
+    if row.wanted:
+        verdict.seen = sorted(there.rdatas) if there is not None else []
+        verdict.late = verdict.late or not row.record_set().same_data(there)
+        problem = "is not yet"
+    else:
+        # What we deleted has to be gone; other data there is a wildcard's, or came from somebody else.
+        old = (frozenset(row.rdatas), frozenset(row.seen), frozenset(verdict.seen))
+        verdict.late = verdict.late or (verdict.owned and there is not None and there.rdatas in old)
+        problem = "is still"
+    if verdict.late and not verdict.problem:
+        verdict.problem = f"{row.name} {row.type} {problem} at {server}."
 
 
 def _store(zone: Zone, verdicts: Sequence[Verdict], lease: Lease, *, full: bool) -> None:

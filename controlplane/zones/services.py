@@ -100,9 +100,15 @@ def sync_records(*, instance: Instance, wanted: Sequence[Wanted], lease: Lease) 
     with transaction.atomic():
         hold(lease)
         rows = {(r.zone_id is not None, *r.key): r for r in instance.dns_records.select_for_update()}
+        new = []
         for want in fresh:
-            zone = zones[want.zone] if want.zone is not None else None
-            _write(instance, rows.get((zone is not None, *want.record_set.key)), want, zone)
+            row = rows.get((want.zone is not None, *want.record_set.key))
+            if row is None:
+                zone = zones[want.zone] if want.zone is not None else None
+                new.append(_filled(DnsRecord(instance=instance, zone=zone, publisher=want.publisher), want))
+            else:
+                _change(row, want)
+        _create(new)
         _unwant([rows[key] for key in stale if key in rows])
         for name in sorted({w.zone.ascii for w in fresh if w.zone} | {_zone_of(known[key]) for key in stale} - {""}):
             watch.touch("Zone", name)
@@ -120,25 +126,33 @@ def _zone_of(row: DnsRecord) -> str:
     return row.zone.name if row.zone is not None else ""
 
 
-def _write(instance: Instance, row: DnsRecord | None, want: Wanted, zone: Zone | None) -> None:
+def _filled(row: DnsRecord, want: Wanted) -> DnsRecord:
     made = want.record_set
-    if row is None:
-        other = (
-            DnsRecord.objects.filter(zone=zone, name=made.name, type=made.type) if zone else DnsRecord.objects.none()
-        )
-        holder = other.select_related("instance").first()
-        if holder is not None:
-            raise Conflict(
-                f"{made.name} {made.type} belongs to the instance {holder.instance.key}.",
-                remedy="It is free when that instance is gone.",
-            )
-        row = DnsRecord(instance=instance, zone=zone, publisher=want.publisher, name=made.name, type=made.type)
-    elif not row.wanted or row.record_set() != made:
+    row.name, row.type, row.ttl_s, row.rdatas = made.name, made.type, made.ttl_s, sorted(made.rdatas)
+    row.wanted, row.purpose, row.optional = True, want.purpose, want.optional
+    return row
+
+
+def _change(row: DnsRecord, want: Wanted) -> None:
+    if not row.wanted or row.record_set() != want.record_set:
         row.revision += 1
         row.published, row.conflict, row.problem = False, False, ""
-    row.ttl_s, row.rdatas, row.wanted = made.ttl_s, sorted(made.rdatas), True
-    row.purpose, row.optional = want.purpose, want.optional
-    row.save()
+    _filled(row, want).save()
+
+
+def _create(rows: Sequence[DnsRecord]) -> None:
+    """Insert them all. Raises ``Conflict`` if another instance has one of the names, or had it just now."""
+    names = [row.name for row in rows if row.zone_id is not None]
+    zones = {row.zone_id for row in rows}
+    taken = {(r.zone_id, *r.key): r for r in DnsRecord.objects.filter(zone__in=zones, name__in=names)}
+    for row in rows:
+        holder = taken.get((row.zone_id, *row.key)) if row.zone_id is not None else None
+        if holder is not None:
+            raise Conflict(
+                f"{row.name} {row.type} belongs to another instance ({holder.instance.key}).",
+                remedy="It is free when that instance is gone.",
+            )
+    DnsRecord.objects.bulk_create(rows)
 
 
 def _unwant(rows: Sequence[DnsRecord]) -> None:

@@ -10,10 +10,11 @@ from controlplane.reconcile import conditions
 from controlplane.reconcile.lease import LeaseLost
 from controlplane.reconcile.models import WorkItem
 from controlplane.values.errors import Conflict
+from controlplane.values.records import Change
 from controlplane.values.secret import Secret
 from controlplane.zones import reconciler, services
 from controlplane.zones.models import DnsRecord, Zone
-from tests.servers.dns import API_KEY
+from tests.servers.dns import API_KEY, PowerDnsServer
 
 pytestmark = [pytest.mark.db, pytest.mark.servers, pytest.mark.django_db]
 
@@ -198,6 +199,27 @@ def test_an_authoritative_server_that_is_down_keeps_records_unpublished(world, m
     world.zone_pass()
     assert published(instance)
     assert not DnsRecord.objects.filter(created_by_us=False).exists()
+
+
+def test_what_a_second_server_still_has_is_not_called_gone(world, make, settings, tmp_path_factory):
+    instance = make("acme.roost.example")
+    world.sync(instance)
+    world.zone_pass()
+    with PowerDnsServer(tmp_path_factory.mktemp("second"), "127.63.0.12") as second:
+        driver = PowerDns(second.url, Secret(API_KEY))
+        driver.create_zone(wiring.provider_zone(), ["ns1.roost.example"])
+        old = [row.record_set() for row in instance.dns_records.all()]
+        driver.apply(wiring.provider_zone(), [Change("upsert", record_set) for record_set in old])
+        settings.ROOST = {**settings.ROOST, "DNS_AUTHORITATIVE": ["127.63.0.11", "127.63.0.12"]}
+        world.retire(instance)
+        for _ in range(2):
+            assert world.zone_pass().failed
+            assert world.retire(instance) is False
+        assert world.served(SRV, "SRV") == set()
+        assert "is still at 127.63.0.12:53" in zone_condition().message
+        driver.apply(wiring.provider_zone(), [Change("delete", record_set) for record_set in old])
+        world.zone_pass()
+    assert world.retire(instance) is True
 
 
 def test_killed_after_the_server_took_the_records_they_are_still_ours(world, make, monkeypatch):
