@@ -6,6 +6,7 @@ names, leads to a trusted root and has time left. A renewal in good time leaves 
 
 from __future__ import annotations
 
+import datetime
 import logging
 import random
 from dataclasses import dataclass
@@ -129,7 +130,10 @@ def _kept(certificate: Certificate, lease: Lease) -> Outcome:
         log.info("no renewal information for %s: %s", lease.object_id, error)
         return Done(Reason.AsWanted)
     if info is not None and not (certificate.renew_at and info.start <= certificate.renew_at <= info.end):
-        certificate.renew_at = info.start + (info.end - info.start) * random.random()
+        chosen = info.start + (info.end - info.start) * random.random()
+        # A CA whose advice is always "now" must not have us order without end.
+        soonest = (certificate.issued_at or now) + datetime.timedelta(seconds=RENEWAL_CHECK_S)
+        certificate.renew_at = max(chosen, soonest)
     certificate.renewal_checked_at = now
     with transaction.atomic():
         hold(lease)

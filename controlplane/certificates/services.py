@@ -29,7 +29,7 @@ def want(
     instance: Instance,
     *,
     names: Sequence[DomainName],
-    challenge_targets: Mapping[str, tuple[str, str]],
+    challenge_targets: Mapping[str, Sequence[str]],
     lease: Lease,
 ) -> Certificate:
     """Say what the instance's certificate should name. Anything that differs makes the certificate due.

@@ -137,7 +137,7 @@ class Room:
             "DJANGO_SETTINGS_MODULE": "controlplane.settings.test",
             "ROOST_DATABASE_URL": _conninfo(),
             "ROOST_FAULT_DIR": str(directory),
-            "PYTHONPATH": os.pathsep.join(["."] + sys.path),
+            "PYTHONPATH": os.pathsep.join([".", *sys.path]),
         }
         done = subprocess.run(
             [sys.executable, os.path.join(os.path.dirname(__file__), "worker.py")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import uuid
 
 import pytest
 from django.db import connection
@@ -10,7 +11,7 @@ from django.utils import timezone
 
 from controlplane.certificates import authority, challenges, services
 from controlplane.certificates.models import AcmeAccount, Certificate, Order
-from controlplane.drivers.ca.acme import Acme
+from controlplane.drivers.ca.acme import Acme, Renewal
 from controlplane.drivers.ca.errors import RateLimited
 from controlplane.reconcile import lease as leases
 from controlplane.reconcile.lease import LeaseLost
@@ -119,6 +120,42 @@ def test_the_pass_comes_back_when_renewal_is_due(room, instance):
     assert timezone.now() < due <= soon + datetime.timedelta(seconds=2)
 
 
+class TestRenewalInformation:
+    """The CA's advice comes from the driver, whose own tests read it; Debian's Pebble gives none."""
+
+    @pytest.fixture
+    def advise(self, room, instance, monkeypatch):
+        def call(start_h: float, end_h: float) -> None:
+            hour, now = datetime.timedelta(hours=1), timezone.now()
+            advice = Renewal(now + start_h * hour, now + end_h * hour, 21600)
+            monkeypatch.setattr(Acme, "renewal_info", lambda self, chain_pem: advice)
+            Certificate.objects.update(renewal_checked_at=None)
+            room.wake("Certificate", instance.key)
+            room.one_pass()
+
+        room.want(instance, NAMES[0])
+        room.issue(instance)
+        return call
+
+    def test_a_time_in_the_window_is_taken_and_kept(self, room, instance, advise):
+        advise(100, 200)
+        chosen = room.certificate(instance).renew_at
+        assert 99 < (chosen - timezone.now()).total_seconds() / 3600 < 200
+        advise(99, 201)
+        assert room.certificate(instance).renew_at == chosen
+
+    def test_a_window_that_is_over_renews_soon(self, room, instance, advise):
+        row = room.certificate(instance)
+        Certificate.objects.update(issued_at=timezone.now() - datetime.timedelta(days=1))
+        advise(-20, -10)
+        room.work(lambda: room.certificate(instance).serial != row.serial)
+        assert room.issue(instance).renew_at > timezone.now()
+
+    def test_advice_to_renew_without_end_is_not_taken(self, room, instance, advise):
+        advise(-20, -10)
+        assert room.certificate(instance).renew_at > timezone.now() + datetime.timedelta(hours=5)
+
+
 def test_http_challenges_are_answered_by_the_web_process(room, settings):
     settings.ROOST = {**settings.ROOST, "ACME_CHALLENGE": "http-01"}
     instance = room.instance("http.roost.example")
@@ -142,18 +179,17 @@ def test_http_challenges_are_answered_by_the_web_process(room, settings):
 class TestCustomerDomain:
     """All challenges of a customer's names go to one record in the provider's zone, by CNAME."""
 
-    NAMES = ("chat.customer.example", "rooms.chat.customer.example", "upload.chat.customer.example")
-    TARGET = "k1.acme.roost.example"
-
     @pytest.fixture
     def instance(self, room):
-        yield room.instance(self.NAMES[0])
-        for name in self.NAMES:
-            room.world.drop(CUSTOMER, f"_acme-challenge.{name}", "CNAME")
-        room.world.drop(ZONE, self.TARGET, "TXT")
+        # Names of each test's own: a resolver may remember an answer for the rest of the second.
+        label = f"c{uuid.uuid4().hex[:8]}"
+        domain = f"{label}.customer.example"
+        self.names = (domain, f"rooms.{domain}", f"upload.{domain}")
+        self.target = f"{label}.acme.roost.example"
+        return room.instance(domain)
 
     def want(self, room, instance):
-        return room.want(instance, *self.NAMES, targets=dict.fromkeys(self.NAMES, (ZONE, self.TARGET)))
+        return room.want(instance, *self.names, targets=dict.fromkeys(self.names, (ZONE, self.target)))
 
     def test_missing_delegation_is_said_and_then_taken(self, room, instance):
         before = room.orders_at_the_ca()
@@ -161,26 +197,26 @@ class TestCustomerDomain:
         room.one_pass()
         condition = room.condition(instance)
         assert (condition.status, condition.reason, condition.stalled) == ("False", "DelegationMissing", True)
-        for name in self.NAMES:
-            assert f"_acme-challenge.{name}. CNAME {self.TARGET}." in condition.remedy
+        for name in self.names:
+            assert f"_acme-challenge.{name}. CNAME {self.target}." in condition.remedy
         assert room.orders_at_the_ca() == before
-        for name in self.NAMES:
-            room.world.put(CUSTOMER, f"_acme-challenge.{name}", "CNAME", f"{self.TARGET}.")
+        for name in self.names:
+            room.world.put(CUSTOMER, f"_acme-challenge.{name}", "CNAME", f"{self.target}.")
         room.wake("Certificate", instance.key)
         row = room.issue(instance)
-        assert set(parse_chain(row.chain_pem).names.dns) == set(self.NAMES)
-        assert room.world.txt(self.TARGET) == set()
+        assert set(parse_chain(row.chain_pem).names.dns) == set(self.names)
+        assert room.world.txt(self.target) == set()
 
     def test_what_others_put_there_stays(self, room, instance):
-        for name in self.NAMES:
-            room.world.put(CUSTOMER, f"_acme-challenge.{name}", "CNAME", f"{self.TARGET}.")
-        room.world.put(ZONE, self.TARGET, "TXT", txt("somebody else's"))
+        for name in self.names:
+            room.world.put(CUSTOMER, f"_acme-challenge.{name}", "CNAME", f"{self.target}.")
+        room.world.put(ZONE, self.target, "TXT", txt("somebody else's"))
         self.want(room, instance)
         room.issue(instance)
-        assert room.world.txt(self.TARGET) == {"somebody else's"}
+        assert room.world.txt(self.target) == {"somebody else's"}
 
     def test_a_delegation_to_elsewhere_is_named(self, room, instance):
-        for name in self.NAMES:
+        for name in self.names:
             room.world.put(CUSTOMER, f"_acme-challenge.{name}", "CNAME", "elsewhere.roost.example.")
         self.want(room, instance)
         room.one_pass()
