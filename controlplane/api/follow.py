@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.db import close_old_connections
 from django.db.models import QuerySet
 from rest_framework.renderers import JSONRenderer
 
+from controlplane.api.problems import TooManyFollowers
 from controlplane.reconcile import history
 from controlplane.reconcile.history import Cursor
 from controlplane.reconcile.models import Event
@@ -28,6 +28,7 @@ KEEPALIVE_S = 15
 #: Of the web process's threads, how many may wait at a time.
 MAX_FOLLOWERS = 8
 
+Show = Callable[[Event], dict[str, Any]]
 _places = threading.BoundedSemaphore(MAX_FOLLOWERS)
 
 
@@ -61,35 +62,52 @@ def newest(rows: QuerySet[Event]) -> Cursor:
     return Cursor.of(last) if last is not None else Cursor()
 
 
-def stream(cursor: Cursor, rows: QuerySet[Event], *, seconds: float, show: Any) -> Iterator[bytes]:
+class Stream:
     """Server-sent events (WHATWG HTML §9.2): ``id`` is the cursor, ``event`` the type. Ends after ``seconds``.
 
-    The caller has a place already; it is given back when the stream ends or the client goes.
+    Holds a place from its making until ``close``, which the web server calls in any case, also when the client
+    has gone before the first byte; so it is a class and not a generator, whose ``finally`` would not run then.
     """
+
+    def __init__(self, cursor: Cursor, rows: QuerySet[Event], *, seconds: float, show: Show) -> None:
+        self._held = _places.acquire(blocking=False)
+        if not self._held:
+            raise TooManyFollowers
+        self._chunks = _chunks(cursor, rows, seconds, show)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        """Give the place back, once."""
+        held, self._held = self._held, False
+        self._chunks.close()
+        if held:
+            _places.release()
+
+
+def _chunks(cursor: Cursor, rows: QuerySet[Event], seconds: float, show: Show) -> Generator[bytes, None, None]:
     end = time.monotonic() + seconds
     spoken = time.monotonic()
-    try:
-        yield b"retry: 2000\n\n"
-        while time.monotonic() < end:
-            found = list(history.after(cursor, rows)[:200])
-            for row in found:
-                cursor = Cursor.of(row)
-                yield _message(str(cursor), row.type, show(row))
-            if found:
-                spoken = time.monotonic()
-                continue
-            if time.monotonic() - spoken >= KEEPALIVE_S:
-                yield b": still here\n\n"
-                spoken = time.monotonic()
+    yield b"retry: 2000\n\n"
+    while True:
+        found = list(history.after(cursor, rows)[:200])
+        for row in found:
+            cursor = Cursor.of(row)
+            yield _message(str(cursor), row.type, show(row))
+        now = time.monotonic()
+        if found:
+            spoken = now
+        elif now - spoken >= KEEPALIVE_S:
+            yield b": still here\n\n"
+            spoken = now
+        if now >= end:
+            return
+        if not found:
             time.sleep(LOOK_EVERY_S)
-    finally:
-        _places.release()
-        close_old_connections()
-
-
-def take_place() -> bool:
-    """A place for a stream, given back by the stream itself."""
-    return _places.acquire(blocking=False)
 
 
 def _message(id_: str, event: str, body: dict[str, Any]) -> bytes:

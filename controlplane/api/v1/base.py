@@ -72,7 +72,7 @@ class View(APIView):
     def paged(self, rows: Any, show: Any) -> Response:
         """One page of a queryset or list, each row through ``show``."""
         pages = self.pagination_class()
-        page = pages.paginate_queryset(rows, self.request, self) or []
+        page: list[Any] = pages.paginate_queryset(rows, self.request, self) or []
         return pages.get_paginated_response([show(row) for row in page])
 
 

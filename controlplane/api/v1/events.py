@@ -13,7 +13,6 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from controlplane.api import follow
-from controlplane.api.problems import TooManyFollowers
 from controlplane.api.v1 import shapes, shown
 from controlplane.api.v1.base import View
 from controlplane.api.v1.schema import query, told
@@ -75,9 +74,7 @@ class Events(View):
         cursor = follow.newest(rows) if given == "now" else Cursor.parse(given)
         if self.wants_stream(request):
             seconds = _number(asked, "seconds", follow.MAX_STREAM_S, follow.MAX_STREAM_S)
-            if not follow.take_place():
-                raise TooManyFollowers
-            return _streamed(follow.stream(cursor, rows, seconds=seconds, show=shown.event))
+            return _streamed(follow.Stream(cursor, rows, seconds=seconds, show=shown.event))
         wait_s = _number(asked, "wait", 0, follow.MAX_WAIT_S)
         found = follow.poll(cursor, rows, wait_s=wait_s, limit=max(1, _number(asked, "limit", 100, 500)))
         last = Cursor.of(found[-1]) if found else cursor

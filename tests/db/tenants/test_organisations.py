@@ -108,9 +108,7 @@ def test_wrong_tokens_open_nothing(acme, operator):
 
 def test_an_expired_token_opens_nothing(acme, operator):
     soon = timezone.now() + datetime.timedelta(hours=1)
-    row, text = services.create_token(
-        name="t", scopes=["read"], organisation=acme, principal=operator, expires_at=soon
-    )
+    row, text = services.create_token(name="t", scopes=["read"], organisation=acme, principal=operator, expires_at=soon)
     assert tokens.find(text) == row
     ApiToken.objects.update(expires_at=timezone.now())
     assert tokens.find(text) is None
