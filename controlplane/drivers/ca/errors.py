@@ -16,6 +16,8 @@ from controlplane.values.errors import Rejected, RoostError, Unavailable
 
 #: Seconds to wait after a rate limit that does not say how long.
 RATE_LIMIT_S = 600.0
+#: Nobody is believed who asks for a longer pause.
+LONGEST_S = 7 * 86400.0
 _SHOWN = 500
 
 
@@ -73,7 +75,8 @@ def problem_text(document: Any) -> str:
     if not isinstance(document, dict):
         return ""
     parts = [str(document.get("detail") or document.get("title") or "")]
-    for sub in document.get("subproblems") or []:
+    subproblems = document.get("subproblems")
+    for sub in subproblems if isinstance(subproblems, list) else []:
         if isinstance(sub, dict):
             identifier = sub.get("identifier")
             name = identifier.get("value", "") if isinstance(identifier, dict) else ""
@@ -85,14 +88,14 @@ def retry_after_s(response: requests.Response) -> float | None:
     """Seconds from the header Retry-After, given as a number or as a date (RFC 9110 §10.2.3); None without it."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return float(text)
+        return min(LONGEST_S, float(text))
     try:
         at = email.utils.parsedate_to_datetime(text)
     except (TypeError, ValueError, IndexError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=datetime.UTC)
-    return max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds())
+    return min(LONGEST_S, max(0.0, (at - datetime.datetime.now(datetime.UTC)).total_seconds()))
 
 
 def _document(response: requests.Response) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def test_rate_limits_say_how_long():
     assert errors.problem(answer(429, limited)).retry_after_s == errors.RATE_LIMIT_S
     assert errors.problem(answer(503, None, Retry_After="7")).retry_after_s == 7
     assert errors.problem(answer(503)).retry_after_s is None
+    assert errors.problem(answer(503, None, Retry_After="9" * 400)).retry_after_s == errors.LONGEST_S
 
 
 @given(st.text(max_size=40))
