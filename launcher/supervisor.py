@@ -132,12 +132,24 @@ class Supervisor:
             added, changed, removed = api.reloadConfig()[0]
         except xmlrpc.client.Fault as fault:
             raise Problem(f"The supervisor refuses its configuration: {fault.faultString}") from fault
-        for name in [*changed, *removed]:
+        going = [*changed, *removed]
+        for name in going:  # all at once: each may take its time
+            api.stopProcessGroup(name, False)
+        for name in going:
             api.stopProcessGroup(name)
+            self._wait_stopped(name)
             api.removeProcessGroup(name)
         for name in [*added, *changed]:
             api.addProcessGroup(name)
         return [*added, *changed, *removed]
+
+    def _wait_stopped(self, name: str) -> None:
+        """Until supervisord itself has to have killed it."""
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while any(part.pid for part in self.parts() if part.name == name):
+            if time.monotonic() > deadline:
+                raise Problem(f"{name} does not end: see `./roost logs {name}`.")
+            time.sleep(0.05)
 
     def parts(self) -> list[Part]:
         found = self._api.getAllProcessInfo()

@@ -125,11 +125,14 @@ def _control_plane(layout: Layout, progress: Progress, up: Up, code: str) -> Non
     with progress.step("Operator, zone, node") as say:
         _bootstrap(layout, up, code)
         say("account made" if up.new_password else "")
-    programs = [controlplane.prepare_node(layout), *controlplane.prepare(layout, up.environment, code)]
+    # The node keeps running when only code changed: its programs are the tenants' engines.
+    node = controlplane.prepare_node(layout)
+    stack.define(layout, "15-node", [node])
+    programs = controlplane.prepare(layout, up.environment, code)
     stack.define(layout, "20-control-plane", programs)
     up.touched += len(stack.supervisor(layout).reread())
     _set_stamp(layout, "code", code)
-    for program in programs:
+    for program in [node, *programs]:
         with progress.step(program.title) as say:
             stack.wait_ready(layout, program, say)
             say("")

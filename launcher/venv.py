@@ -70,11 +70,12 @@ def ensure(place: Path, locks: Sequence[Path], say: Callable[[str], None]) -> bo
 
 def explain(problem: Problem) -> Problem:
     """What pip's failure means for a person."""
+    said = "\n".join(line for line in problem.detail.splitlines() if line.startswith("ERROR"))[-800:]
     if _NO_INDEX.search(problem.detail):
         return Problem(
             "No Python package mirror can be reached (or it lacks a package): check the network, and PIP_INDEX_URL "
             "or pip's configuration if you use a mirror of your own, then run this again.",
-            problem.detail,
+            said,
         )
     if "DO NOT MATCH THE HASHES" in problem.detail:
         return Problem(

@@ -46,7 +46,7 @@ def prepare(layout: Layout, environment: Mapping[str, str], code: str) -> list[P
             "web",
             "web (API, admin)",
             [*gunicorn, "--threads", "8", "--timeout", "60", "--worker-tmp-dir", "/dev/shm", "--access-logfile", "-"],
-            ready=lambda: checks.tcp(layout.edge_address, 8000),
+            ready=lambda: checks.http_ok(f"{layout.web_url}/readyz"),
             ports=[("tcp", layout.edge_address, 8000)],
             priority=60,
         ),
