@@ -25,13 +25,12 @@ class CertificateIssued:
         certificates.want(
             subject.instance,
             names=subject.server_names,
-            challenge_targets={n: (zone, name) for n, (zone, name) in zones.challenge_targets(subject.instance).items()},
+            challenge_targets=zones.challenge_targets(subject.instance),
             lease=lease,
         )
         found = conditions.of("Certificate", subject.instance.key).get("Issued")
-        if certificates.material(subject.instance) is not None:
-            # A renewal that fails is the certificate's own trouble until the one in use ends.
-            state = certificates.status(subject.instance)
+        state = certificates.status(subject.instance)
+        if state["issued"]:  # a renewal under way leaves it so; other names, another root or a rotation do not
             return Done("Issued", f"Serial {state['serial']}, valid until {state['not_after']}.")
         if found is None:
             return Wait("Ordering", "An order at the CA is being made.", LOOK_AGAIN_S)
