@@ -107,7 +107,6 @@ class Instance:
         ready = self.root / program.ready_socket
         with contextlib.suppress(FileNotFoundError):
             ready.unlink()
-        user = {"user": self.uid, "group": self.uid, "extra_groups": []} if self._as_root else {}
         with (self.root / "out.log").open("ab") as log:
             self.process = subprocess.Popen(
                 program.argv,
@@ -117,7 +116,9 @@ class Instance:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 umask=program.umask,
-                **user,  # type: ignore[arg-type]
+                user=self.uid if self._as_root else None,
+                group=self.uid if self._as_root else None,
+                extra_groups=[] if self._as_root else None,
             )
         deadline = time.monotonic() + program.ready_timeout_s
         while not self._answers(ready):

@@ -58,7 +58,7 @@ def login(world: World, jid: str, password: Secret = PASSWORD) -> None:
     asyncio.run(run())
 
 
-def element(name: str, namespace: str, *children: ET.Element, text: str = "", **attributes: str) -> ET.Element:
+def element(name: str, namespace: str, /, *children: ET.Element, text: str = "", **attributes: str) -> ET.Element:
     made = ET.Element(q(name, namespace), {k.rstrip("_"): v for k, v in attributes.items()})
     made.text = text or None
     made.extend(children)
@@ -268,7 +268,7 @@ class ControlContract:
             {"language": "fr-CA"},
             {"archived": False},
         ):
-            settings = replace(settings, **change)  # type: ignore[arg-type]
+            settings = replace(settings, **change)
             for _ in range(2):
                 control.set_room_settings(name, settings)
             room = control.get_room(name)

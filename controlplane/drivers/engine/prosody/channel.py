@@ -16,9 +16,7 @@ from xml.etree import ElementTree as ET
 from controlplane.values.errors import InvalidInput, Rejected, Unavailable
 
 NAMESPACE = "urn:roost:control:1"
-_HEADER = (
-    "<stream:stream xmlns='xmpp:prosody.im/admin' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
-)
+_HEADER = "<stream:stream xmlns='xmpp:prosody.im/admin' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
 _MAX_ANSWER_BYTES = 256 * 1024 * 1024
 
 
@@ -50,7 +48,7 @@ def _request(name: str, arguments: dict[str, Any]) -> bytes:
 
 def _answer(stream: socket.socket, deadline: float) -> str:
     """The text of the first ``result`` element."""
-    parser = ET.XMLPullParser(("end",))
+    parser: ET.XMLPullParser[Any] = ET.XMLPullParser(("end",))
     received = 0
     while received < _MAX_ANSWER_BYTES:
         left = deadline - time.monotonic()
@@ -63,7 +61,8 @@ def _answer(stream: socket.socket, deadline: float) -> str:
         received += len(chunk)
         try:
             parser.feed(chunk)
-            for _, element in parser.read_events():
+            for event in parser.read_events():
+                element: ET.Element = event[1]  # type: ignore[assignment,misc]  # typeshed has namespace events in mind
                 if element.tag == f"{{{NAMESPACE}}}result":
                     return element.text or ""
                 if element.tag.endswith("}repl-result"):

@@ -20,7 +20,11 @@ CONFIG_FILE, LIVE_FILE, MODULE_DIR = "config/prosody.cfg.lua", "config/live.cfg.
 #: Prosody's names of the ports in ``values.spec.SERVICE_OFFSETS``.
 SERVICES = {"c2s": "c2s", "c2s_tls": "c2s_direct_tls", "s2s": "s2s", "s2s_tls": "s2s_direct_tls", "https": "https"}
 
-GLOBAL_MODULES = ("admin_socket", "roost_proxy", "roost_control", "posix", "http", "limits", "s2s_auth_certs", "cron")
+#: ``admin_shell`` is for people (``prosodyctl shell``) on the same socket; Roost itself calls ``roost_control``.
+GLOBAL_MODULES = (
+    *("admin_socket", "admin_shell", "roost_proxy", "roost_control"),
+    *("posix", "http", "limits", "s2s_auth_certs", "cron"),
+)
 HOST_MODULES = (
     *("roster", "saslauth", "tls", "disco", "dialback", "s2s", "c2s"),
     *("private", "pep", "vcard4", "vcard_legacy", "bookmarks", "blocklist", "carbons", "mam", "offline"),
@@ -211,7 +215,6 @@ def _base_url(spec: InstanceSpec, host: str, scheme: str = "https") -> str:
 def _host(spec: InstanceSpec) -> dict[str, Value]:
     web = spec.domain.ascii
     return {
-        "modules_enabled": ["turn_external"] if spec.turn else [],
         "default_archive_policy": True,
         "http_external_url": _base_url(spec, web) + "/",
         "roost_host_meta": [
@@ -226,6 +229,7 @@ def _turn(spec: InstanceSpec) -> dict[str, Value]:
     if turn is None:
         return {}
     return {
+        "modules_enabled": ["turn_external"],
         "turn_external_host": turn.host.ascii,
         "turn_external_port": turn.port,
         "turn_external_tls_port": turn.tls_port,

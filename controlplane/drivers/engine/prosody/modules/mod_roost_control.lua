@@ -3,7 +3,7 @@
 --   <call xmlns="urn:roost:control:1" name="create_account">{"username": …}</call>
 --   <result xmlns="urn:roost:control:1">{"value": …}</result>, or {"error": …, "kind": "rejected" | "invalid"}
 --
--- Nothing that is sent is ever evaluated. The functions are in roost_*.lib.lua beside this file, by subject.
+-- Nothing that is sent in a call is evaluated. The functions are in roost_*.lib.lua beside this file, by subject.
 -- Who may open the socket may call: its directory belongs to the control group.
 
 module:set_global();

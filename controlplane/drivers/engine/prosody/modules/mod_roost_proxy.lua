@@ -67,7 +67,7 @@ local function hand_over(conn, address, port)
 	end
 	conn:setreadtimeout(false);
 	conn.onreadable, conn.onconnect, conn._connected = nil, nil, nil;
-	conn.listeners = listening.listeners;
+	conn.listeners = listening.roost_listeners; -- not .listeners: the header may be there within accept already
 	if listening.roost_direct_tls then
 		conn.tls_direct = true;
 		conn:set(true, true);
@@ -130,10 +130,9 @@ end
 
 -- The server object's own accept makes the connection; for that moment it is a plain one with our listener.
 local function accept(listening)
-	local listeners = listening.listeners;
 	listening.listeners, listening.tls_direct = header_listener, false;
 	local ok, err = pcall(listening.onacceptable, listening);
-	listening.listeners, listening.tls_direct = listeners, listening.roost_direct_tls;
+	listening.listeners, listening.tls_direct = listening.roost_listeners, listening.roost_direct_tls;
 	if not ok then
 		module:log("error", "Accepting a connection failed: %s", err);
 	end
@@ -150,6 +149,7 @@ end
 local function take(listening)
 	if listening.roost_direct_tls == nil then
 		listening.roost_direct_tls = listening.tls_direct and true or false;
+		listening.roost_listeners = listening.listeners;
 		listening.onreadable = accept;
 	end
 end

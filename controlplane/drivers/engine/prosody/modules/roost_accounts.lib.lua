@@ -2,6 +2,7 @@
 
 local array = require "util.array";
 local datamanager = require "core.storagemanager".olddm;
+local modulemanager = require "core.modulemanager";
 local nodeprep = require "util.encodings".stringprep.nodeprep;
 local usermanager = require "core.usermanager";
 
@@ -44,6 +45,14 @@ local function delete_uploads(username)
 	uploads:delete(nil, { with = owner });
 end
 
+-- Two modules of 0.12 keep what they know of an account in memory when it is deleted, and would hand it to the
+-- next account of that name: the roster's cache its contacts, cloud_notify the devices to push to.
+local function forget(username, had_devices)
+	local rosters = prosody.hosts[host].roster_cache;
+	if rosters then rosters:set(username .. "@" .. host, nil); end
+	if had_devices then must(modulemanager.reload(host, "cloud_notify")); end
+end
+
 local function last_active(store, username)
 	local latest;
 	for _, event in pairs(store:get(username) or {}) do
@@ -75,7 +84,9 @@ return {
 		local username = username_of(arguments);
 		if not exists(username) then return false; end
 		delete_uploads(username);
+		local had_devices = module:context(host):open_store("cloud_notify"):get(username) ~= nil;
 		must(usermanager.delete_user(username, host));
+		forget(username, had_devices);
 		return true;
 	end;
 

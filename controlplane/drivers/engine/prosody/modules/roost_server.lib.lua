@@ -39,6 +39,17 @@ local function values(of_host, options)
 	return table.concat(found, "\n");
 end
 
+local function load_again(of_host, name)
+	local loaded = modulemanager.is_loaded(of_host, name);
+	if name == "turn_external" and not config.get(of_host, "turn_external_secret") then
+		if loaded then must(modulemanager.unload(of_host, name)); end -- TURN was taken away
+	elseif loaded then
+		must(modulemanager.reload(of_host, name));
+	else
+		must(modulemanager.load(of_host, name));
+	end
+end
+
 local function ends(session)
 	if session.direction == "outgoing" then return session.from_host, session.to_host; end
 	return session.to_host, session.from_host;
@@ -81,11 +92,7 @@ return {
 		for i, entry in ipairs(reloadable) do
 			local of_host, name, options = entry[1], entry[2], entry[3];
 			if values(of_host, options) ~= before[i] then
-				if modulemanager.is_loaded(of_host, name) then
-					must(modulemanager.reload(of_host, name));
-				elseif name == "turn_external" then
-					must(modulemanager.load(of_host, name));
-				end
+				load_again(of_host, name);
 				reloaded:push(name);
 			end
 		end
@@ -141,8 +148,12 @@ return {
 	end;
 
 	purge_dns_cache = function ()
-		local resolver = require "net.adns".resolver();
-		resolver._resolver:purge();
+		local have_unbound, unbound = pcall(require, "net.unbound"); -- the shell's dns:purge() fails with it
+		if have_unbound then
+			unbound.dns.purge();
+		else
+			require "net.adns".resolver()._resolver:purge();
+		end
 		return true;
 	end;
 
