@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import shutil
 from pathlib import Path
@@ -56,6 +57,9 @@ def ensure_users() -> list[str]:
                 f"The user {name} is missing although its package is installed: "
                 f"run `dpkg-reconfigure` of that package, then this again."
             )
+    # It writes coturn's user database (tenants' secrets) beside coturn itself.
+    if CONTROL_USER not in grp.getgrnam("turnserver").gr_mem:
+        run(["usermod", "--append", "--groups", "turnserver", CONTROL_USER], timeout_s=30)
     return made
 
 
