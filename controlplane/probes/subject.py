@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from controlplane.probes import trust
 from controlplane.probes.client import ProbeClient
-from controlplane.probes.lookup import Lookup
+from controlplane.probes.lookup import CLIENT_SERVICES, SERVER_SERVICES, Lookup
 from controlplane.probes.report import Blocked
 from controlplane.values.names import DomainName
 from controlplane.values.secret import Secret
@@ -22,9 +22,9 @@ class WalkSubject:
     ``resolver``: "address" or "address@port", None for the system's. ``trust_roots``: PEM text or a file's
     path, None for the system's. ``expected_serial``: hexadecimal, of the certificate that every port has to
     serve; None for any that is trusted. ``turn``: whether the server has to announce a TURN service.
-    ``peer``: the domain to ping over s2s, None for no such step. ``web``: whether the domain's own address
-    is the server's, so that host-meta has to be there; false where a customer's web site has it.
-    ``timeout_s``: for the whole walk.
+    ``peer``: the domain to ping over s2s, None for no such step. ``web``: whether the domain's own address has
+    to be the server's, with host-meta at it; None: only if DNS leads there, since a customer's web site may
+    have it; False: never. ``timeout_s``: for the whole walk.
     """
 
     domain: DomainName
@@ -38,7 +38,7 @@ class WalkSubject:
     peer: DomainName | None = None
     https_port: int = 443
     timeout_s: float = 30.0
-    web: bool = True
+    web: bool | None = None
 
 
 @dataclass(slots=True)
@@ -76,6 +76,14 @@ class Journey:
         if self.client is None:
             raise Blocked("There is no session.")
         return self.client
+
+    async def has_web(self) -> bool:
+        """Whether the domain's own address is to be looked at (see ``WalkSubject.web``)."""
+        if self.subject.web is not None:
+            return self.subject.web
+        own = set(await self.lookup.addresses(self.domain))
+        endpoints = await self.lookup.endpoints(self.domain, (*CLIENT_SERVICES, *SERVER_SERVICES))
+        return bool(own & {endpoint.address for endpoint in endpoints})
 
     def needs_dns(self) -> None:
         """Raise ``Blocked`` if the resolver gave no answers."""

@@ -89,7 +89,7 @@ async def _places(journey: Journey) -> list[tuple[str, Endpoint]]:
     names += [(component.ascii, SERVER_SERVICES) for component in subject.components.all()]
     found = await asyncio.gather(*(journey.lookup.endpoints(name, services) for name, services in names))
     places = [(name, e) for (name, _), endpoints in zip(names, found, strict=True) for e in endpoints]
-    web = [subject.components.upload.ascii, *([journey.domain] if subject.web else [])]
+    web = [subject.components.upload.ascii, *([journey.domain] if await journey.has_web() else [])]
     for host, addresses in zip(web, await asyncio.gather(*map(journey.lookup.addresses, web)), strict=True):
         places += [(host, Endpoint(HTTPS, host, address, subject.https_port)) for address in addresses]
     return list({(name, e.service, e.address, e.port): (name, e) for name, e in places}.values())

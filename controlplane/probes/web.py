@@ -24,9 +24,9 @@ BOSH_NS, XBOSH_NS = "http://jabber.org/protocol/httpbind", "urn:xmpp:xbosh"
 
 async def host_meta(journey: Journey) -> Finding:
     """XRD and, if it is there, JSON have to say the same; then everything they announce has to answer."""
-    if not journey.subject.web:
-        raise Skipped("The domain's own address belongs to a web site.")
     journey.needs_dns()
+    if not await journey.has_web():
+        raise Skipped("The domain's own address is not this server's.")
     if not await journey.lookup.addresses(journey.domain):
         raise Failed(f"{journey.domain} has no address.", remedy="Publish its A or AAAA record, for web clients.")
     if (journey.domain, HTTPS) in journey.refused:

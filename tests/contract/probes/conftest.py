@@ -33,6 +33,7 @@ def world() -> Iterator[w.World]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(w.knot(directory / "knot"))
             stack.enter_context(w.prosody(directory / "prosody"))
+            stack.enter_context(w.ejabberd(directory / "ejabberd"))
             stack.enter_context(w.turn(directory / "turn"))
             yield result
     finally:

@@ -86,7 +86,7 @@ SRV = ["_xmpps-client._tcp.halfsrv.example", "_xmpps-server._tcp.halfsrv.example
     ],
 )
 def test_a_fault_is_named_by_its_step_and_no_other(world: World, domain: str, step: str, words: list[str]) -> None:
-    report = walk(subject(world, domain))
+    report = walk(subject(world, domain, web=True))
     assert [failed.name for failed in report.failures] == [step], report.message
     assert not report.ok
     assert [word for word in words if word not in report.step(step).message] == []
@@ -130,5 +130,12 @@ def test_a_dead_resolver_is_a_report_within_the_time(world: World) -> None:
 
 
 def test_a_customers_web_site_is_not_asked_for_host_meta(world: World) -> None:
-    report = walk(subject(world, "noaddress.example", web=False))
+    report = walk(subject(world, "noaddress.example"))
     assert report.ok, report.message
+    assert report.step("host-meta").skipped
+
+
+def test_ejabberd_passes_as_well(world: World) -> None:
+    report = walk(subject(world, "ej.example"))
+    assert report.ok, report.message
+    assert not any(step.skipped for step in report)
