@@ -84,15 +84,15 @@ from ansible.module_utils.roost_processes import kill_leftovers
 from ansible.module_utils.roost_supervisor import Supervisor
 from ansible.module_utils.roost_systemd import Systemd
 
-ARGUMENTS = dict(
-    bundles=dict(type="str", required=True, no_log=True),
-    state_dir=dict(type="str", required=True),
-    runtime=dict(type="str", choices=["supervisor", "systemd"], required=True),
-    runtime_dir=dict(type="str", required=True),
-    supervisor_socket=dict(type="str", default=""),
-    fence=dict(type="int", required=True),
-    lock_timeout_s=dict(type="int", default=60),
-)
+ARGUMENTS = {
+    "bundles": {"type": "str", "required": True, "no_log": True},
+    "state_dir": {"type": "str", "required": True},
+    "runtime": {"type": "str", "choices": ["supervisor", "systemd"], "required": True},
+    "runtime_dir": {"type": "str", "required": True},
+    "supervisor_socket": {"type": "str", "default": ""},
+    "fence": {"type": "int", "required": True},
+    "lock_timeout_s": {"type": "int", "default": 60},
+}
 
 
 class Turned(Exception):
@@ -113,7 +113,7 @@ def take_lock(state_dir, timeout_s):
             return fd
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
-                raise Turned("locked", "Another run holds this node since %d s." % timeout_s) from error
+                raise Turned("locked", f"Another run has held this node for {timeout_s} s.") from error
             time.sleep(0.05)
 
 
@@ -123,9 +123,9 @@ def pass_fence(state_dir, fence, check):
     text = (read_text(path) or "0").strip()
     seen = int(text) if text.isdigit() else 0
     if fence < seen:
-        raise Turned("fence", "The node has seen fence %d; this run has %d and is refused." % (seen, fence))
+        raise Turned("fence", f"The node has seen fence {seen}; this run has {fence} and is refused.")
     if fence > seen and not check:
-        write_atomically(path, "%d\n" % fence)
+        write_atomically(path, f"{fence}\n")
 
 
 def guarded(work, step):
@@ -138,9 +138,9 @@ def guarded(work, step):
         work.error = str(refused)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "error")
-        work.error = "%s: %s (%s)" % (error.filename or "a file", error.strerror, name)
-    except Exception as error:  # a defect: its text could hold content, its type cannot
-        work.error = "Unexpected %s in %s." % (type(error).__name__, step.__name__)
+        work.error = "{}: {} ({})".format(error.filename or "a file", error.strerror, name)
+    except Exception as error:  # noqa: BLE001 - a defect: its text could hold content, its type cannot
+        work.error = f"Unexpected {type(error).__name__} in {step.__name__}."
 
 
 def prepare(work):
@@ -153,7 +153,8 @@ def prepare(work):
 
 def clear_away(work):
     """The rest of an absent instance, after its process."""
-    kill_leftovers(work)
+    if not (work.check and work.was_up):  # before the stop, the process itself cannot be told from leftovers
+        kill_leftovers(work)
     roost_tree.remove(work)
 
 
@@ -165,10 +166,15 @@ def make_works(bundles, marks, check):
             validate(bundle)
             works.append(Work(bundle, marks, check))
         except (Refused, KeyError, TypeError, AttributeError) as error:
-            text = str(error) if isinstance(error, Refused) else "The bundle lacks or misuses %s." % error
-            refused[str(bundle.get("key", "?"))] = dict(
-                changed=False, restarted=False, reload_needed=False, running=False, error=text, diff=[]
-            )
+            text = str(error) if isinstance(error, Refused) else f"The bundle lacks or misuses {error}."
+            refused[str(bundle.get("key", "?"))] = {
+                "changed": False,
+                "restarted": False,
+                "reload_needed": False,
+                "running": False,
+                "error": text,
+                "diff": [],
+            }
     return works, refused
 
 
@@ -210,20 +216,20 @@ def main():
     except Turned as turned:
         module.fail_json(msg=str(turned), refusal=turned.reason, instances={})
     except OSError as error:
-        module.fail_json(msg="The state directory %s: %s." % (params["state_dir"], error.strerror), instances={})
+        module.fail_json(msg="The state directory {}: {}.".format(params["state_dir"], error.strerror), instances={})
     if params["runtime"] == "supervisor":
         runtime = Supervisor(params["runtime_dir"], params["state_dir"], params["supervisor_socket"], check)
     else:
         runtime = Systemd(params["runtime_dir"], check)
     results = converge(bundles, runtime, marks, check)
     os.close(lock)
-    lines = ["%s: %s" % (key, line) for key in sorted(results) for line in results[key]["diff"]]
-    answer = dict(changed=any(result["changed"] for result in results.values()), instances=results)
+    lines = [f"{key}: {line}" for key in sorted(results) for line in results[key]["diff"]]
+    answer = {"changed": any(result["changed"] for result in results.values()), "instances": results}
     if module._diff:
-        answer["diff"] = dict(prepared="".join(line + "\n" for line in lines))
+        answer["diff"] = {"prepared": "".join(line + "\n" for line in lines)}
     failed = sorted(key for key, result in results.items() if result["error"])
     if failed:
-        module.fail_json(msg="Not all bundles were applied: %s." % ", ".join(failed), **answer)
+        module.fail_json(msg="Not all bundles were applied: {}.".format(", ".join(failed)), **answer)
     module.exit_json(**answer)
 
 

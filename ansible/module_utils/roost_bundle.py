@@ -23,7 +23,7 @@ class Refused(Exception):
 
 def write_atomically(path, text, mode=0o600):
     """Write a file of root's own; readers see the old text or the new one, never a part."""
-    temporary = "%s.%d.tmp" % (path, os.getpid())
+    temporary = f"{path}.{os.getpid()}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
         os.fchmod(fd, mode)
@@ -123,9 +123,9 @@ class Work:
 def relative(path):
     """A path below the root, as the bundle's contract wants it."""
     if not path or path.startswith("/") or CONTROL.search(path) or posixpath.normpath(path) != path:
-        raise Refused("The path %r is not a plain relative one." % path)
+        raise Refused(f"The path {path!r} is not a plain relative one.")
     if path == "." or path.split("/")[0] == "..":
-        raise Refused("The path %r leaves the instance's directory." % path)
+        raise Refused(f"The path {path!r} leaves the instance's directory.")
     return path
 
 
@@ -133,25 +133,25 @@ def validate(bundle):
     """``Refused`` for what could harm the node: absent removes the root and ends the user's processes."""
     key, user, root, program = bundle["key"], bundle["user"], bundle["root"], bundle["program"]
     if not KEY.fullmatch(key):
-        raise Refused("The key %r is not one of lower-case letters, digits and hyphens." % key)
+        raise Refused(f"The key {key!r} is not one of lower-case letters, digits and hyphens.")
     if not NAME.fullmatch(user) or not NAME.fullmatch(bundle["control_group"]):
-        raise Refused("The user %r or the group %r is not a unix name." % (user, bundle["control_group"]))
+        raise Refused("The user {!r} or the group {!r} is not a unix name.".format(user, bundle["control_group"]))
     if not root.startswith("/") or CONTROL.search(root) or posixpath.normpath(root) != root or root.count("/") < 2:
-        raise Refused("The root %r is not a plain absolute directory below another one." % root)
+        raise Refused(f"The root {root!r} is not a plain absolute directory below another one.")
     if posixpath.basename(root) != key:
-        raise Refused("The root %r does not end with the instance's key." % root)
+        raise Refused(f"The root {root!r} does not end with the instance's key.")
     if bundle["state"] not in (RUNNING, STOPPED, ABSENT):
-        raise Refused("The state %r is not running, stopped or absent." % bundle["state"])
+        raise Refused("The state {!r} is not running, stopped or absent.".format(bundle["state"]))
     for entry in bundle["dirs"] + bundle["files"]:
         relative(entry["path"])
     if not program["argv"] or not program["argv"][0].startswith("/"):
         raise Refused("The program's first argument is not an absolute path.")
-    words = list(program["argv"]) + ["%s=%s" % pair for pair in program["env"].items()]
+    words = list(program["argv"]) + ["{}={}".format(*pair) for pair in program["env"].items()]
     if any(CONTROL.search(word) for word in words):
         raise Refused("The program's arguments or environment hold control characters.")
     if not all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in program["env"]):
         raise Refused("The program's environment has a name that is none.")
     if not SIGNAL.fullmatch(program["stop_signal"]):
-        raise Refused("The stop signal %r is none." % program["stop_signal"])
+        raise Refused("The stop signal {!r} is none.".format(program["stop_signal"]))
     if program["ready_socket"]:
         relative(program["ready_socket"])

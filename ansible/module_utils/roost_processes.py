@@ -34,7 +34,7 @@ def accepts(work):
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
-            probe.connect("/proc/self/fd/%d/%s" % (fd, posixpath.basename(work.program["ready_socket"])))
+            probe.connect(f"/proc/self/fd/{fd}/{posixpath.basename(work.program['ready_socket'])}")
         return True
     except OSError:
         return False
@@ -67,12 +67,12 @@ def processes_of(uid):
         try:
             if os.stat("/proc/" + name).st_uid != uid:
                 # A process that gave up being dumpable shows root as its owner: ask its status too.
-                with open("/proc/%s/status" % name, encoding="utf-8", errors="replace") as stream:
+                with open(f"/proc/{name}/status", encoding="utf-8", errors="replace") as stream:
                     status = stream.read()
                 line = next((row for row in status.splitlines() if row.startswith("Uid:")), "Uid: -1")
                 if str(uid) not in line.split()[1:]:
                     continue
-            with open("/proc/%s/stat" % name, encoding="utf-8", errors="replace") as stream:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as stream:
                 if stream.read().rpartition(")")[2].split()[0] not in ("Z", "X"):
                     found.append(int(name))
         except (FileNotFoundError, ProcessLookupError, IndexError):
@@ -95,12 +95,12 @@ def kill_leftovers(work, timeout_s=5.0):
         if not found:
             return
         if not noted:
-            work.note("%d leftover process(es) of %s: killed" % (len(found), work.user))
+            work.note(f"{len(found)} leftover process(es) of {work.user}: killed")
             noted = True
         if work.check:
             return
         if time.monotonic() > deadline:
-            raise Refused("Processes of %s do not end: %s." % (work.user, found))
+            raise Refused(f"Processes of {work.user} do not end: {found}.")
         for pid in found:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -116,6 +116,8 @@ def wait_ready(works, look):
     """
     started = time.monotonic()
     waiting = [work for work in works if work.state == RUNNING and not work.error]
+    for work in waiting:
+        work.running = False
     states, asked = look(), time.monotonic()
     while waiting:
         still = []
@@ -124,14 +126,11 @@ def wait_ready(works, look):
             if up and accepts(work):
                 work.running = True
             elif given_up:
-                work.error = "%s ended instead of running: %s." % (work.process, words)
+                work.error = f"{work.process} ended instead of running: {words}."
             elif time.monotonic() - started > work.program["ready_timeout_s"]:
-                work.error = "%s did not accept connections on %s within %d s: %s." % (
-                    work.process,
-                    work.program["ready_socket"] or "any socket",
-                    work.program["ready_timeout_s"],
-                    words,
-                )
+                place = work.program["ready_socket"] or "any socket"
+                limit = work.program["ready_timeout_s"]
+                work.error = f"{work.process} did not accept connections on {place} within {limit} s: {words}."
             else:
                 still.append(work)
         waiting = still

@@ -19,7 +19,7 @@ from ansible.module_utils.roost_bundle import ABSENT, RUNNING, read_text, write_
 from ansible.module_utils.roost_processes import kill_leftovers, remove_stale_socket, wait_ready
 
 UP = ("STARTING", "RUNNING")
-ALIVE = UP + ("BACKOFF", "STOPPING")
+ALIVE = (*UP, "BACKOFF", "STOPPING")
 CALL_TIMEOUT_S = 20
 FAULT_ALREADY_STARTED, FAULT_BAD_NAME, FAULT_ALREADY_ADDED, FAULT_NOT_RUNNING = 60, 10, 90, 70
 TEMPLATE = """; Written by Roost; changes are overwritten.
@@ -82,8 +82,8 @@ def command_of(bundle):
     program = bundle["program"]
     return [
         "/usr/bin/prlimit",
-        "--nofile=%d" % program["open_files"],
-        "--data=%d" % program["memory_bytes"],
+        f"--nofile={program['open_files']}",
+        f"--data={program['memory_bytes']}",
         "--core=0",
         "--",
         "/usr/bin/setpriv",
@@ -97,7 +97,7 @@ def command_of(bundle):
         "/usr/bin/env",
         "--chdir=" + bundle["root"],
         "-i",
-        *sorted("%s=%s" % pair for pair in program["env"].items()),
+        *sorted("{}={}".format(*pair) for pair in program["env"].items()),
         *program["argv"],
     ]
 
@@ -111,7 +111,7 @@ def render(bundle, log_dir):
         autostart="true" if bundle["state"] == RUNNING else "false",
         signal=program["stop_signal"],
         wait=program["stop_wait_s"],
-        umask="%03o" % program["umask"],
+        umask="{:03o}".format(program["umask"]),
         log=quote_value(os.path.join(log_dir, name + ".log")),
     )
 
@@ -137,7 +137,7 @@ class Supervisor:
             name: (
                 info["statename"] in UP,
                 info["statename"] in ("FATAL", "STOPPED", "EXITED", "UNKNOWN"),
-                "%s %s; its output is in %s" % (info["statename"], info["spawnerr"], info["logfile"]),
+                "{} {}; its output is in {}".format(info["statename"], info["spawnerr"], info["logfile"]),
             )
             for name, info in self.processes().items()
         }
@@ -148,9 +148,9 @@ class Supervisor:
             self._converge(works)
         except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
             for work in works:
-                work.error = work.error or "Unavailable: supervisord does not answer at %s (%s)." % (
-                    self.socket_path,
-                    type(error).__name__,
+                work.error = (
+                    work.error
+                    or f"Unavailable: supervisord does not answer at {self.socket_path} ({type(error).__name__})."
                 )
 
     def _converge(self, works):
@@ -169,7 +169,7 @@ class Supervisor:
                 added, changed, removed = self.rpc.reloadConfig()[0]
             except xmlrpc.client.Fault as fault:  # its text may quote a command, so it is not repeated
                 for work in works:
-                    work.error = "supervisord refuses its configuration (fault %d); its log says why." % fault.faultCode
+                    work.error = f"supervisord refuses its configuration (fault {fault.faultCode}); its log says why."
                 return
         self._stop(works, seen, set(changed))
         for work in [work for work in works if not work.error]:
@@ -194,7 +194,7 @@ class Supervisor:
         if present == wanted and known:
             return False
         if present != wanted:
-            work.note("process definition: %s" % ("created" if present is None else "changed"))
+            work.note(f"process definition: {'created' if present is None else 'changed'}")
             if work.was_up and work.state == RUNNING:
                 work.intend("restart")
             if not self.check:
@@ -226,7 +226,7 @@ class Supervisor:
                 self.rpc.stopProcess(work.process, False)
             except xmlrpc.client.Fault as fault:
                 if fault.faultCode not in (FAULT_NOT_RUNNING, FAULT_BAD_NAME):
-                    work.error = "%s cannot be stopped: fault %d." % (work.process, fault.faultCode)
+                    work.error = f"{work.process} cannot be stopped: fault {fault.faultCode}."
                     continue
             stopping.append(work)
         deadline = time.monotonic() + max([work.program["stop_wait_s"] for work in stopping], default=0) + 10
@@ -235,7 +235,7 @@ class Supervisor:
             stopping = [w for w in stopping if now.get(w.process, {}).get("statename", "") in ALIVE]
             if stopping and time.monotonic() > deadline:
                 for work in stopping:
-                    work.error = "%s does not end." % work.process
+                    work.error = f"{work.process} does not end."
                 return
             if stopping:
                 time.sleep(0.02)
@@ -260,9 +260,9 @@ class Supervisor:
                 self._ignore(FAULT_ALREADY_STARTED, self.rpc.startProcess, name, False)
                 work.running = False
                 work.restarted = work.was_up
-                work.note("process: %s" % ("restarted" if work.was_up else "started"))
+                work.note(f"process: {'restarted' if work.was_up else 'started'}")
         except xmlrpc.client.Fault as fault:
-            work.error = "supervisord refused %s: fault %d." % (name, fault.faultCode)
+            work.error = f"supervisord refused {name}: fault {fault.faultCode}."
 
     @staticmethod
     def _ignore(code, call, *args):

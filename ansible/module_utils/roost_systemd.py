@@ -75,7 +75,7 @@ def quote_word(word, dollar=True):
 def quote_path(path):
     """A path in a list of paths (ReadWritePaths) or alone (WorkingDirectory)."""
     if re.search(r"[\s\"'\\]", path):
-        raise Refused("The path %r has characters that a unit's path cannot hold." % path)
+        raise Refused(f"The path {path!r} has characters that a unit's path cannot hold.")
     return path.replace("%", "%%")
 
 
@@ -86,9 +86,9 @@ def render(bundle):
     return TEMPLATE.format(
         key=bundle["key"],
         user=bundle["user"],
-        umask="%04o" % program["umask"],
+        umask="{:04o}".format(program["umask"]),
         root=quote_path(root),
-        env=" ".join(quote_word("%s=%s" % pair, dollar=False) for pair in sorted(program["env"].items())),
+        env=" ".join(quote_word("{}={}".format(*pair), dollar=False) for pair in sorted(program["env"].items())),
         argv=" ".join(quote_word(word) for word in program["argv"]),
         signal=program["stop_signal"],
         wait=program["stop_wait_s"],
@@ -124,7 +124,7 @@ class Systemd:
         wanted = "--property=Id,ActiveState,SubState,LoadState,NeedDaemonReload,Result,UnitFileState"
         code, text = self.systemctl("show", wanted, *names)
         if code:
-            raise OSError("systemctl show: %s" % (text.strip().splitlines() or ["no answer"])[-1])
+            raise OSError("systemctl show: {}".format((text.strip().splitlines() or ["no answer"])[-1]))
         found = {}
         for block in text.strip().split("\n\n"):
             fields = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -136,7 +136,7 @@ class Systemd:
             self._converge(works)
         except (OSError, subprocess.TimeoutExpired) as error:
             for work in works:
-                work.error = work.error or "Unavailable: systemd does not answer (%s)." % error
+                work.error = work.error or f"Unavailable: systemd does not answer ({error})."
 
     def _converge(self, works):
         if not works:
@@ -150,7 +150,7 @@ class Systemd:
         again = [w for w in works if w.state == RUNNING and w.was_up and "restart" in w.pending]
         stop = [w for w in works if w.state != RUNNING and w.was_up]
         for work in start + again + stop:
-            work.note("process: %s" % ("started" if work in start else "restarted" if work in again else "stopped"))
+            work.note(f"process: {'started' if work in start else 'restarted' if work in again else 'stopped'}")
         if self.check:
             return
         gone = [w for w in works if w.state == ABSENT and seen.get(w.process, {}).get("LoadState") != "not-found"]
@@ -186,8 +186,9 @@ class Systemd:
             name: (
                 fields.get("ActiveState") == "active",
                 fields.get("ActiveState") == "failed",
-                "%s/%s, result %s; see journalctl -u %s"
-                % (fields.get("ActiveState"), fields.get("SubState"), fields.get("Result"), name),
+                "{}/{}, result {}; see journalctl -u {}".format(
+                    fields.get("ActiveState"), fields.get("SubState"), fields.get("Result"), name
+                ),
             )
             for name, fields in self.states(works).items()
         }
@@ -201,7 +202,7 @@ class Systemd:
             code, text = self.systemctl(verb, *options, work.process + ".service")
             if code and verb not in ("reset-failed", "disable"):
                 last = (text.strip().splitlines() or ["no message"])[-1]
-                work.error = "systemctl %s %s failed: %s" % (verb, work.process, last)
+                work.error = f"systemctl {verb} {work.process} failed: {last}"
 
     def _path(self, work):
         return os.path.join(self.runtime_dir, work.process + ".service")
@@ -221,7 +222,7 @@ class Systemd:
             return False
         if present == wanted:
             return False
-        work.note("process definition: %s" % ("created" if present is None else "changed"))
+        work.note(f"process definition: {'created' if present is None else 'changed'}")
         if work.was_up and work.state == RUNNING:
             work.intend("restart")
         if not self.check:

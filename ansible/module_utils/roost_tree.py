@@ -34,7 +34,7 @@ def run(argv):
     )
     if done.returncode:
         last = (done.stdout.decode(errors="replace").strip().splitlines() or [""])[-1]
-        raise Refused("%s failed (%d): %s" % (argv[0], done.returncode, last))
+        raise Refused(f"{argv[0]} failed ({done.returncode}): {last}")
 
 
 def find_user(work):
@@ -44,7 +44,7 @@ def find_user(work):
     except KeyError:
         return None
     if entry.pw_dir != work.root or entry.pw_uid == 0:
-        raise Refused("The user %s exists and is not this instance's: its home is %s." % (work.user, entry.pw_dir))
+        raise Refused(f"The user {work.user} exists and is not this instance's: its home is {entry.pw_dir}.")
     return entry
 
 
@@ -60,18 +60,18 @@ def ensure_user(work):
     entry = find_user(work)
     if entry is not None:
         return entry.pw_uid, entry.pw_gid
-    work.note("user %s: created" % work.user)
+    work.note(f"user {work.user}: created")
     if work.check:
         return UNKNOWN, UNKNOWN
     argv = ["useradd", "--system", "--no-create-home", "--home-dir", work.root, "--shell", "/usr/sbin/nologin"]
     for what in ("UID", "GID"):
-        argv += ["-K", "SYS_%s_MIN=%d" % (what, UID_RANGE[0]), "-K", "SYS_%s_MAX=%d" % (what, UID_RANGE[1])]
+        argv += ["-K", f"SYS_{what}_MIN={UID_RANGE[0]}", "-K", f"SYS_{what}_MAX={UID_RANGE[1]}"]
     # A run killed within userdel can leave the group behind.
     argv += ["--gid", work.user] if find_group(work.user) else ["--user-group"]
     run([*argv, work.user])
     entry = find_user(work)
     if entry is None:
-        raise Refused("useradd made no user %s." % work.user)
+        raise Refused(f"useradd made no user {work.user}.")
     return entry.pw_uid, entry.pw_gid
 
 
@@ -80,14 +80,15 @@ def apply(work):
     control = find_group(work.bundle["control_group"])
     if control is None:
         raise Refused(
-            "The control group %s does not exist on the node: prepare the node with the play node.yml."
-            % work.bundle["control_group"]
+            "The control group {} does not exist on the node: prepare the node with the play node.yml.".format(
+                work.bundle["control_group"]
+            )
         )
     uid, gid = ensure_user(work)
     root_fd = _ensure_root(work, gid)
     if root_fd is None:  # only in check mode: all below it is missing too
         for entry in work.bundle["dirs"]:
-            work.note("directory %s: created" % entry["path"])
+            work.note("directory {}: created".format(entry["path"]))
         for entry in work.bundle["files"]:
             _changed(work, entry, "created")
         return
@@ -108,7 +109,7 @@ def _ensure_root(work, gid):
     try:
         fd = os.open(work.root, DIRECTORY)
     except FileNotFoundError:
-        work.note("directory %s: created" % work.root)
+        work.note(f"directory {work.root}: created")
         if work.check:
             return None
         os.makedirs(posixpath.dirname(work.root), mode=0o755, exist_ok=True)
@@ -119,7 +120,7 @@ def _ensure_root(work, gid):
         return fd
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise Refused("%s is no directory." % work.root) from error
+            raise Refused(f"{work.root} is no directory.") from error
         raise
     _fix(work, fd, work.root, 0o751, 0, gid)
     return fd
@@ -130,7 +131,7 @@ def _fix(work, fd, name, mode, uid, gid):
     seen = os.fstat(fd)
     if (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (uid, gid, mode):
         return False
-    work.note("%s: owner, group or mode corrected" % name)
+    work.note(f"{name}: owner, group or mode corrected")
     if not work.check:
         os.fchown(fd, uid, gid)
         os.fchmod(fd, mode)
@@ -159,7 +160,7 @@ def _ensure_dir(work, root_fd, path, mode, uid, gid):
         parent_fd = open_below(root_fd, parent)
     except FileNotFoundError:
         if work.check:
-            work.note("directory %s: created" % path)
+            work.note(f"directory {path}: created")
             return
         _ensure_dir(work, root_fd, parent, 0o750, 0, gid)
         parent_fd = open_below(root_fd, parent)
@@ -167,7 +168,7 @@ def _ensure_dir(work, root_fd, path, mode, uid, gid):
         try:
             fd = os.open(name, DIRECTORY, dir_fd=parent_fd)
         except FileNotFoundError:
-            work.note("directory %s: created" % path)
+            work.note(f"directory {path}: created")
             if work.check:
                 return
             os.mkdir(name, 0o700, dir_fd=parent_fd)
@@ -176,7 +177,7 @@ def _ensure_dir(work, root_fd, path, mode, uid, gid):
             os.fchmod(fd, mode)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise Refused("%s/%s is no directory." % (work.root, path)) from error
+                raise Refused(f"{work.root}/{path} is no directory.") from error
             raise
         else:
             _fix(work, fd, path, mode, uid, gid)
@@ -186,7 +187,7 @@ def _ensure_dir(work, root_fd, path, mode, uid, gid):
 
 
 def _changed(work, entry, how):
-    work.note("file %s: %s" % (entry["path"], how))
+    work.note("file {}: {}".format(entry["path"], how))
     work.intend(entry["on_change"])
 
 
@@ -202,7 +203,7 @@ def _read(parent_fd, name, size):
     if not stat.S_ISREG(seen.st_mode):
         os.close(fd)
         if stat.S_ISDIR(seen.st_mode):
-            raise Refused("%s is a directory where a file should be." % name)
+            raise Refused(f"{name} is a directory where a file should be.")
         return None, None
     content = b""
     if seen.st_size == size:
@@ -283,7 +284,7 @@ def _prune(work, root_fd, top):
             for name in set(dirs) - set(links):
                 path = posixpath.join(base, name)
                 if path not in keep_dirs:
-                    work.note("directory %s: removed" % path)
+                    work.note(f"directory {path}: removed")
                     if not work.check:
                         os.rmdir(name, dir_fd=here_fd)
     finally:
@@ -295,16 +296,16 @@ def remove(work):
     if os.path.lexists(work.root):
         seen = os.lstat(work.root)
         if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != 0:
-            raise Refused("%s is not a directory of root's: it is not removed." % work.root)
-        work.note("directory %s: removed" % work.root)
+            raise Refused(f"{work.root} is not a directory of root's: it is not removed.")
+        work.note(f"directory {work.root}: removed")
         if not work.check:
             shutil.rmtree(work.root)
     if find_user(work) is not None:
-        work.note("user %s: removed" % work.user)
+        work.note(f"user {work.user}: removed")
         if not work.check:
             run(["userdel", work.user])
     if find_group(work.user) is not None:
         if not any(line.startswith("user ") for line in work.lines):
-            work.note("group %s: removed" % work.user)
+            work.note(f"group {work.user}: removed")
         if not work.check:
             run(["groupdel", work.user])

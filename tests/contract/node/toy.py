@@ -17,6 +17,8 @@ if mode == "plain":
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 server = socket.socket(socket.AF_UNIX)
+if os.path.exists("run/control.sock"):
+    os.unlink("run/control.sock")
 server.bind("run/control.sock")
 server.listen(5)
 while True:
