@@ -136,13 +136,42 @@ def _each(request: HttpRequest, rows: QuerySet[Any], service: Service, said: str
         messages.success(request, f"{said}: {done}.")
 
 
+class DesiredFilter(admin.SimpleListFilter):
+    """Running, suspended or terminated, as the API has it."""
+
+    title = "desired"
+    parameter_name = "desired"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(word, word) for word in ("running", "suspended", "terminated")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "terminated":
+            return queryset.filter(deletion_requested_at__isnull=False)
+        if self.value() in {"running", "suspended"}:
+            return queryset.filter(deletion_requested_at=None, suspended_at__isnull=self.value() == "running")
+        return queryset
+
+
 @admin.register(Instance)
 class InstanceAdmin(ReadOnly):
     list_display = ("key", "domain", "organisation", "engine", "plan", "state", "ready", "created_at")
-    list_filter = ("engine", "plan", "organisation", ("suspended_at", admin.EmptyFieldListFilter))
+    list_filter = (DesiredFilter, "engine", "plan", "organisation")
     search_fields = ("key", "domain__name", "organisation__slug", "display_name")
     list_select_related = ("domain", "organisation", "plan")
     readonly_fields = ("conditions",)
+    fieldsets = (
+        (None, {"fields": ("organisation", "domain", "plan", "engine", "conditions")}),
+        ("What it should be", {"fields": ("display_name", "language", "contacts", "admins", "s2s_blocked")}),
+        (
+            "Life",
+            {"fields": ("created_at", "suspended_at", "suspended_reason", "deletion_requested_at", "delete_after")},
+        ),
+        (
+            "Counters",
+            {"fields": ("generation", "verify_generation", "rotate_turn", "rotate_certificate", "rotate_probe")},
+        ),
+    )
     actions = ("suspend", "resume", "verify_again", "terminate")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

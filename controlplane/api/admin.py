@@ -19,6 +19,7 @@ from tenants.admin import ReadOnly, principal_of
 
 admin.site.site_header = "Roost"
 admin.site.site_title = "Roost"
+admin.site.enable_nav_sidebar = False  # the lists are wide
 admin.site.index_title = "What is, and what should be"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db import connection, transaction
+from django.http import QueryDict
 from django.utils.crypto import salted_hmac
 from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
@@ -60,7 +61,8 @@ def idempotent(handler: Handler) -> Handler:
 
 def _digest(request: Request) -> str:
     """What the request asks for, keyed: bodies may hold passwords."""
-    text = json.dumps([request.method, request.path, _plain(request.data)], sort_keys=True)
+    data = dict(request.data.lists()) if isinstance(request.data, QueryDict) else request.data
+    text = json.dumps([request.method, request.path, data], sort_keys=True, default=str)
     return salted_hmac("roost.idempotency", text, algorithm="sha256").hexdigest()
 
 

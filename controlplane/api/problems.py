@@ -120,10 +120,15 @@ def problem(
         "title": title or usual_title,
         "status": status_code,
         "code": code,
-        "detail": detail,
-        "remedy": remedy,
-        "errors": field_errors or [],
+        "detail": _whole(detail),
+        "remedy": _whole(remedy),
+        "errors": [{key: _whole(value) for key, value in error.items()} for error in field_errors or []],
     }
+
+
+def _whole(text: str) -> str:
+    """Without the half characters that JSON lets in and UTF-8 cannot carry out again."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _ours(error: errors.RoostError) -> tuple[dict[str, Any], dict[str, str]]:

@@ -113,6 +113,8 @@ class Localpart:
         name = unicodedata.normalize("NFC", text).lower()
         if not name:
             raise InvalidInput(field, "The name is empty.", remedy="Give at least one letter or digit.")
+        if any(unicodedata.category(c) == "Cs" for c in name):  # JSON can carry them, UTF-8 cannot
+            raise InvalidInput(field, "The name has half characters (surrogates) in it.", remedy="Remove them.")
         if len(name.encode()) > MAX_LOCALPART_BYTES:
             raise InvalidInput(field, "The name is too long.", remedy=f"At most {MAX_LOCALPART_BYTES} bytes are allowed.")
         bad = sorted({c for c in name if c in _LOCALPART_FORBIDDEN or c.isspace()})

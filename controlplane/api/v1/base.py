@@ -17,6 +17,7 @@ from rest_framework.views import APIView
 
 from controlplane.api.authentication import principal_of
 from controlplane.api.permissions import HasScope, scopes_for
+from controlplane.values.errors import InvalidInput
 from tenants.models import Instance, Organisation
 from tenants.principal import Principal
 
@@ -34,6 +35,15 @@ class View(APIView):
     scopes: dict[str, str | tuple[str, ...]] = {}
     operator_only = False
     pagination_class = Pages
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """NUL can be in an address and never in a row: there is no such thing."""
+        super().initial(request, *args, **kwargs)
+        if any("\0" in str(value) for value in kwargs.values()):
+            raise Http404
+        for name, values in request.query_params.lists():
+            if any("\0" in value for value in values):
+                raise InvalidInput(name.replace("\0", ""), "The value has a NUL character in it.", remedy="Remove it.")
 
     @property
     def principal(self) -> Principal:

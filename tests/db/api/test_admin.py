@@ -1,0 +1,122 @@
+"""The operator's pages: every list and form opens, secrets stay away, and actions go through the services."""
+
+from __future__ import annotations
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.urls import reverse
+
+from controlplane.fleet.models import Node
+from controlplane.reconcile.models import Condition
+from tenants.models import AuditEvent, Plan
+
+pytestmark = [pytest.mark.db, pytest.mark.django_db]
+OURS = ("tenants", "reconcile", "fleet", "zones", "certificates", "turn", "provisioning")
+
+
+@pytest.fixture
+def page(admin_client):
+    return admin_client
+
+
+def test_every_model_of_ours_is_there():
+    missing = [
+        m.__name__ for label in OURS for m in apps.get_app_config(label).get_models() if not admin.site.is_registered(m)
+    ]
+    assert missing == []
+
+
+def test_every_list_opens(page, instance):
+    for label in OURS:
+        for model in apps.get_app_config(label).get_models():
+            answer = page.get(reverse(f"admin:{label}_{model._meta.model_name}_changelist") + "?q=x")
+            assert answer.status_code == 200, model
+
+
+def test_no_form_shows_what_is_sealed():
+    for model, page_of in admin.site._registry.items():
+        sealed = {
+            f.name for f in model._meta.get_fields() if f.name.endswith("_sealed") or f.name in {"digest", "body"}
+        }
+        if model._meta.app_label in OURS:
+            assert sealed <= set(page_of.exclude or ()), model
+
+
+def test_the_front_pages(page, client, instance):
+    Condition.objects.create(
+        kind="Instance",
+        object_id=instance.key,
+        type="DnsPublished",
+        status="False",
+        stalled=True,
+        message="<b>Look</b>",
+    )
+    text = page.get("/").content.decode()
+    assert "0 / 1" in text
+    assert "&lt;b&gt;Look&lt;/b&gt;" in text
+    assert "0 / 1" in page.get("/admin/").content.decode()
+    assert instance.key not in client.get("/").content.decode() or client.session.get("_auth_user_id")
+
+
+def test_a_stranger_sees_no_numbers(client, instance):
+    text = client.get("/").content.decode()
+    assert "curl" in text
+    assert instance.key not in text
+
+
+def test_suspend_resume_and_terminate(page, instance):
+    where = reverse("admin:tenants_instance_changelist")
+    for action, said in (("suspend", "instance.suspend"), ("resume", "instance.unsuspend")):
+        page.post(where, {"action": action, "_selected_action": [instance.pk]})
+        assert AuditEvent.objects.latest("id").action == said
+    page.post(where, {"action": "terminate", "_selected_action": [instance.pk]})
+    event = AuditEvent.objects.latest("id")
+    assert (event.action, event.actor) == ("instance.terminate", "admin")
+    assert page.get(reverse("admin:tenants_instance_change", args=[instance.pk])).status_code in (200, 403)
+
+
+def test_rows_of_reconcilers_cannot_be_changed(page, instance):
+    row = Condition.objects.create(kind="Instance", object_id=instance.key, type="Ready", status="False")
+    page.post(reverse("admin:reconcile_condition_change", args=[row.pk]), {"status": "True"})
+    row.refresh_from_db()
+    assert row.status == "False"
+    assert page.post(reverse("admin:reconcile_condition_add"), {}).status_code == 403
+
+
+def test_a_plan_is_changed_by_its_service(page, plan):
+    where = reverse("admin:tenants_plan_change", args=[plan.pk])
+    fields = ("max_instances", "max_accounts", "max_rooms", "upload_max_mib", "upload_quota_mib")
+    form = {name: getattr(plan, name) for name in (*fields, "upload_days", "archive_days")}
+    page.post(where, {**form, "name": "Basic", "memory_mib": 300, "open": "on"})
+    assert Plan.objects.get().memory_mib == 300
+    assert AuditEvent.objects.latest("id").data == {"memory_mib": 300}
+    page.post(where, {**form, "name": "Basic", "memory_mib": 1, "open": "on"})
+    assert Plan.objects.get().memory_mib == 300
+
+
+def test_cordon(page):
+    node = Node.objects.create(name="n1", address="127.0.0.1", instance_network="127.1.0.0/24", root="/srv")
+    page.post(reverse("admin:fleet_node_changelist"), {"action": "cordon", "_selected_action": [node.pk]})
+    node.refresh_from_db()
+    assert node.accepting is False
+
+
+def test_an_instance_page_shows_its_conditions(page, instance):
+    Condition.objects.create(kind="Instance", object_id=instance.key, type="TurnReady", status="False", message="<i>x")
+    answer = page.get(reverse("admin:tenants_instance_change", args=[instance.pk]))
+    assert answer.status_code == 200
+    assert "&lt;i&gt;x" in answer.content.decode()
+
+
+def test_acme_answers(client, monkeypatch):
+    from controlplane.certificates import services
+
+    monkeypatch.setattr(services, "http01_answer", lambda token: "tok.thumb" if token == "tok" else None)
+    answer = client.get("/.well-known/acme-challenge/tok")
+    assert (answer.content, answer["Content-Type"]) == (b"tok.thumb", "application/octet-stream")
+    assert client.get("/.well-known/acme-challenge/other").status_code == 404
+
+
+def test_ready(client):
+    assert client.get("/readyz").json() == {"status": "ok", "database": "ok"}
