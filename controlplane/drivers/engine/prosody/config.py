@@ -20,11 +20,8 @@ CONFIG_FILE, LIVE_FILE, MODULE_DIR = "config/prosody.cfg.lua", "config/live.cfg.
 #: Prosody's names of the ports in ``values.spec.SERVICE_OFFSETS``.
 SERVICES = {"c2s": "c2s", "c2s_tls": "c2s_direct_tls", "s2s": "s2s", "s2s_tls": "s2s_direct_tls", "https": "https"}
 
-#: ``admin_shell`` is for people (``prosodyctl shell``) on the same socket; Roost itself calls ``roost_control``.
-GLOBAL_MODULES = (
-    *("admin_socket", "admin_shell", "roost_proxy", "roost_control"),
-    *("posix", "http", "limits", "s2s_auth_certs", "cron"),
-)
+#: Not among them: ``admin_shell``, which opens the control socket; ``roost_control`` loads it when all ports are open.
+GLOBAL_MODULES = ("roost_proxy", "roost_control", "posix", "http", "limits", "s2s_auth_certs", "cron")
 HOST_MODULES = (
     *("roster", "saslauth", "tls", "disco", "dialback", "s2s", "c2s"),
     *("private", "pep", "vcard4", "vcard_legacy", "bookmarks", "blocklist", "carbons", "mam", "offline"),
@@ -151,6 +148,7 @@ def _network(spec: InstanceSpec) -> dict[str, Value]:
         # The event backend lost requests on the admin socket, and roost_proxy is written for this one.
         "network_backend": "epoll",
         "network_settings": {"tcp_keepalive": 60, "read_timeout": 300, "send_timeout": 60, "connect_timeout": 10},
+        "network_default_read_size": 66_560,  # with the default of 4096 an upload took twice as long
         "interfaces": [listen.address],
         **{f"{name}_ports": [listen.port(service)] for service, name in SERVICES.items()},
         "http_ports": [],

@@ -9,6 +9,7 @@
 module:set_global();
 
 local json = require "util.json";
+local modulemanager = require "core.modulemanager";
 local st = require "util.stanza";
 
 local xmlns = "urn:roost:control:1";
@@ -57,4 +58,10 @@ module:hook("admin/" .. xmlns .. ":call", function (event)
 	local result = run(event.stanza.attr.name, event.stanza:get_text() or "{}");
 	event.origin.send(st.stanza("result", { xmlns = xmlns }):text(json.encode(result)));
 	return true;
+end);
+
+-- The socket tells the node that the server is up. Enabled in the configuration, it would be there before the
+-- ports are: a client that comes in between is turned away. The shell is for people (prosodyctl shell).
+module:hook("server-started", function ()
+	assert(modulemanager.load("*", "admin_shell"));
 end);

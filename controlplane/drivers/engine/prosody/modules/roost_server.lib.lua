@@ -2,7 +2,6 @@
 
 local array = require "util.array";
 local async = require "util.async";
-local cert_ok = { valid = true };
 local config = require "core.configmanager";
 local modulemanager = require "core.modulemanager";
 local new_id = require "util.id".medium;
@@ -57,7 +56,9 @@ end
 
 local function authentication(session)
 	if session.type ~= "s2sin" and session.type ~= "s2sout" then return "unknown"; end
-	if session.cert_identity_status == "valid" and cert_ok[session.cert_chain_status] then return "certificate"; end
+	if session.cert_chain_status == "valid" and session.cert_identity_status == "valid" then
+		return "certificate";
+	end
 	return "dialback";
 end
 
