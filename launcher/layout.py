@@ -119,7 +119,9 @@ class Layout:
 
     @property
     def is_test(self) -> bool:
-        return self.var.name == TEST_VAR
+        """True for ``./roost test``'s own stack and for any other whose directory is named var-test-…: they can be
+        told to kill workers at given places (ROOST_FAULT_DIR), and have no demonstration tenants."""
+        return self.var.name == TEST_VAR or self.var.name.startswith(f"{TEST_VAR}-")
 
 
 def find(clone: Path, environment: dict[str, str]) -> Layout:
