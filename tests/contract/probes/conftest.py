@@ -12,6 +12,7 @@ import pytest
 
 from tests.contract.probes import world as w
 from tests.contract.probes.ca import Authority
+from tests.contract.probes.ejabberd import ejabberd
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,7 @@ def world() -> Iterator[w.World]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(w.knot(directory / "knot"))
             stack.enter_context(w.prosody(directory / "prosody"))
-            stack.enter_context(w.ejabberd(directory / "ejabberd"))
+            stack.enter_context(ejabberd(directory / "ejabberd"))
             stack.enter_context(w.turn(directory / "turn"))
             yield result
     finally:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from controlplane.probes.walk import STEPS, WalkSubject, walk
+from controlplane.values.errors import InvalidInput
 from controlplane.values.names import DomainName
 from controlplane.values.secret import Secret
 from controlplane.values.spec import Components
-from tests.contract.probes.world import HTTPS_PORT, PASSWORD, World
+from tests.contract.probes.world import HTTPS_PORT, PASSWORD, SERVICES, SILENT, World
 
 pytestmark = pytest.mark.servers
 
@@ -123,10 +127,39 @@ def test_what_was_not_wanted_is_skipped_and_all_right(world: World) -> None:
 
 def test_a_dead_resolver_is_a_report_within_the_time(world: World) -> None:
     start = time.monotonic()
-    report = walk(subject(world, "good.example", resolver="127.67.0.98@53", timeout_s=3.0))
+    report = walk(subject(world, "good.example", resolver="127.67.0.97@53", timeout_s=3.0))
     assert [failed.name for failed in report.failures] == ["resolve"]
     assert all(not step.ok for step in report)
     assert time.monotonic() - start < 10  # a bound, not a speed: without one it would be DNS' own minutes
+
+
+@pytest.fixture
+def silent() -> Iterator[None]:
+    """Something takes connections where silent.example's ports are, and never says a word."""
+    with contextlib.ExitStack() as stack:
+        for port in SERVICES.values():
+            listener = stack.enter_context(contextlib.closing(socket.socket()))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((SILENT, port))
+            listener.listen(50)
+        yield
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize(
+    ("timeout_s", "words"), [(12.0, "No answer in time"), (3.0, "Not done within the walk's 3 s.")]
+)
+def test_servers_that_stay_silent_do_not_hold_the_walk(world: World, timeout_s: float, words: str) -> None:
+    report = walk(subject(world, "silent.example", timeout_s=timeout_s))
+    assert [step.name for step in report] == list(STEPS)
+    assert report.failures[0].name == "tls"
+    assert words in report.step("tls").message
+    assert report.duration_s < timeout_s
+
+
+def test_roots_that_are_none_are_the_callers_mistake(world: World) -> None:
+    with pytest.raises(InvalidInput):
+        walk(subject(world, "good.example", trust_roots="/nowhere.pem"))
 
 
 def test_a_customers_web_site_is_not_asked_for_host_meta(world: World) -> None:

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +26,13 @@ DNS = "127.67.0.3"
 PROSODY = "127.67.0.1"
 EJABBERD = "127.67.0.2"
 TURN = "127.67.0.5"
+SILENT = "127.67.0.98"  # takes connections while a test wants it to, and says nothing
 NOBODY = "127.67.0.99"  # nothing listens there
 TURN_SECRET = "a-turn-secret"
 PASSWORD = "p r;o\"b'e"
 # Not the standard ports: a server of this machine may have those on every address.
 SERVICES = {"xmpp-client": 7222, "xmpps-client": 7223, "xmpp-server": 7269, "xmpps-server": 7270}
 HTTPS_PORT = 7443
-EJABBERD_API_PORT = 7280
 COMPONENTS = ("conference", "upload", "proxy")
 
 
@@ -68,6 +67,7 @@ HOSTS = (
     Host("nosrv.example", services=()),
     Host("halfsrv.example", services=("xmpp-client", "xmpp-server")),
     Host("deadtarget.example", target_address=NOBODY),
+    Host("silent.example", target_address=SILENT),
     Host("deadport.example", ports=(("xmpps-server", 7299),)),
     Host("notarget.example", target_address="-"),
     Host("othername.example", names=("somebody-else.example",)),
@@ -296,101 +296,6 @@ def prosody(directory: Path) -> Iterator[None]:
                 answer = prosody_shell(admin, f"user:create({lua(f'{user}@{host.domain}')}, {lua(PASSWORD)})")
                 if "OK" not in answer and "created" not in answer:
                     raise RuntimeError(f"prosody refused {user}@{host.domain}: {answer}")
-        yield
-
-
-def ejabberd_config(directory: Path, host: Host) -> str:
-    """JSON, which is YAML too."""
-    plain = {"starttls_required": True}
-    ports = SERVICES
-
-    def listen(module: str, port: int, **more: object) -> dict[str, object]:
-        return {"ip": EJABBERD, "port": port, "module": module, **more}
-
-    web = {"/ws": "ejabberd_http_ws", "/bosh": "mod_bosh", "/upload": "mod_http_upload"}
-    web["/.well-known/host-meta"] = web["/.well-known/host-meta.json"] = "mod_host_meta"
-    base = f"{host.domain}:{HTTPS_PORT}"
-    turn_service = {"host": TURN, "port": 3478, "type": "turn", "transport": "udp"}
-    config = {
-        "hosts": [host.domain],
-        "loglevel": "info",
-        "ca_file": f"{directory}/certs/ca.pem",
-        "certfiles": [f"{directory}/certs/{host.domain}.pem"],
-        "s2s_use_starttls": "required",
-        "auth_password_format": "scram",
-        "disable_sasl_mechanisms": ["PLAIN", "X-OAUTH2"],
-        "default_db": "mnesia",
-        "listen": [
-            listen("ejabberd_c2s", ports["xmpp-client"], **plain),
-            listen("ejabberd_c2s", ports["xmpps-client"], tls=True),
-            listen("ejabberd_s2s_in", ports["xmpp-server"]),
-            listen("ejabberd_s2s_in", ports["xmpps-server"], tls=True),
-            listen("ejabberd_http", HTTPS_PORT, tls=True, request_handlers=web),
-            listen("ejabberd_http", EJABBERD_API_PORT, request_handlers={"/api": "mod_http_api"}),
-        ],
-        "api_permissions": {"all": {"who": {"ip": "127.0.0.0/8"}, "what": "*"}},
-        "acl": {"local": {"user_regexp": ""}},
-        "access_rules": {"local": {"allow": "local"}},
-        "modules": {
-            "mod_adhoc": {},
-            "mod_blocking": {},
-            "mod_bosh": {},
-            "mod_caps": {},
-            "mod_carboncopy": {},
-            "mod_client_state": {},
-            "mod_disco": {},
-            "mod_host_meta": {"bosh_service_url": f"https://{base}/bosh", "websocket_url": f"wss://{base}/ws"},
-            "mod_http_api": {},
-            "mod_http_upload": {
-                "host": f"upload.{host.domain}",
-                "put_url": f"https://upload.{base}/upload",
-                "docroot": f"{directory}/upload",
-            },
-            "mod_mam": {"default": "always"},
-            "mod_muc": {"host": f"conference.{host.domain}", "default_room_options": {"mam": True, "persistent": True}},
-            "mod_ping": {},
-            "mod_privacy": {},
-            "mod_private": {},
-            "mod_proxy65": {"host": f"proxy.{host.domain}", "ip": EJABBERD, "port": 7500, "access": "local"},
-            "mod_pubsub": {"plugins": ["flat", "pep"]},
-            "mod_push": {},
-            "mod_roster": {},
-            "mod_stream_mgmt": {},
-            "mod_stun_disco": {"secret": TURN_SECRET, "services": [turn_service]},
-            "mod_vcard": {"search": False},
-        },
-    }
-    return json.dumps(config)
-
-
-@contextlib.contextmanager
-def ejabberd(directory: Path) -> Iterator[None]:
-    """``directory/certs`` has to hold the certificates already. No epmd: the node speaks with no other."""
-    (host,) = (h for h in HOSTS if h.engine == EJABBERD)
-    certs = directory / "certs"
-    both = [(certs / f"{host.domain}.{part}").read_text() for part in ("crt", "key")]
-    (certs / f"{host.domain}.pem").write_text("".join(both))
-    (directory / "ejabberd.yml").write_text(ejabberd_config(directory, host))
-    lib = "/usr/lib/x86_64-linux-gnu"
-    argv = ["erl", "-pa", f"{lib}/ejabberd-23.01-1/ebin", "-noinput", "+S", "1:1", "+sbwt", "none"]
-    argv += ["-mnesia", "dir", f'"{directory}/spool"', "-s", "ejabberd"]
-    (directory / "resolv.conf").write_text(f"nameserver {DNS}\n")
-    # Not ERL_INETRC alone: ejabberd 23.01 asks Erlang for SRV records and the C library for s2s addresses.
-    own_resolver = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
-    argv = ["unshare", "--mount", "sh", "-c", own_resolver, str(directory / "resolv.conf"), *argv]
-    env = {
-        "EJABBERD_CONFIG_PATH": f"{directory}/ejabberd.yml",
-        "EJABBERD_LOG_PATH": f"{directory}/ejabberd.log",
-        "ERL_LIBS": lib,
-        "HOME": str(directory),
-    }
-    with running(argv, directory, env=env) as process:
-        wait_for("ejabberd", lambda: listening(EJABBERD, EJABBERD_API_PORT), process=process)
-        for user in ("roost-probe", "ann"):
-            body = json.dumps({"user": user, "host": host.domain, "password": PASSWORD}).encode()
-            url = f"http://{EJABBERD}:{EJABBERD_API_PORT}/api/register"
-            with urllib.request.urlopen(urllib.request.Request(url, body), timeout=10) as answer:
-                answer.read()
         yield
 
 
