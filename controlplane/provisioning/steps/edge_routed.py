@@ -29,7 +29,10 @@ class EdgeRouted:
         return Done()
 
     def _done(self, subject: Subject) -> Done:
-        return Done("Routed", f"The edge leads {len(subject.server_names)} names to {subject.placement}.")
+        placement = subject.placement
+        assert placement is not None
+        where = f"{placement.address}:{placement.base_port} on {placement.node.name}"
+        return Done("Routed", f"The edge leads {len(subject.server_names)} names to {where}.")
 
 
 class EdgeUnrouted:
