@@ -95,14 +95,16 @@ def _free_proxy65_port() -> int:
 
 
 def want(placement: Placement, *, digest: str, state: str, lease: Lease) -> None:
-    """Write what the node should apply; the node is touched if that differs from what it has."""
-    if placement.wanted_digest == digest and placement.wanted_state == state and placement.applied_digest == digest:
+    """Write what the node should apply; the node is touched if that is new. When to try again is the node's affair."""
+    if placement.wanted_digest == digest and placement.wanted_state == state:
         return
+    fresh = {"wanted_digest": digest, "wanted_state": state, "error": "", "failures": 0, "retry_at": None}
     with transaction.atomic():
         hold(lease)
-        Placement.objects.filter(pk=placement.pk).update(wanted_digest=digest, wanted_state=state)
+        Placement.objects.filter(pk=placement.pk).update(**fresh)
         watch.touch("Node", placement.node.name)
-    placement.wanted_digest, placement.wanted_state = digest, state
+    for name, value in fresh.items():
+        setattr(placement, name, value)
 
 
 def mark_loaded(placement: Placement, lease: Lease) -> None:

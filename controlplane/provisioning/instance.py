@@ -72,7 +72,8 @@ def _ready(subject: Subject, result: PassResult) -> Finding:
 def _tell_the_lonely(instance: Instance) -> None:
     """Now that there is somebody to talk with, walks that lacked a peer are made again."""
     with transaction.atomic():
-        for row in Walk.objects.filter(ok=True).exclude(instance=instance).select_related("instance"):
+        others = Walk.objects.filter(ok=True).exclude(instance=instance).select_related("instance")
+        for row in others.order_by("instance__key"):
             if lacks_peer(row):
                 watch.touch("Instance", row.instance.key)
 

@@ -53,7 +53,11 @@ def reconcile(lease: Lease) -> Next | None:
         except RoostError as error:
             _failed(lease, placement, str(error))
     if not bundles:
-        _write(lease, Finding("Converged", "True", "AsWanted", "Nothing waits."))
+        failing = node.placements.exclude(error="").count()
+        if failing:
+            _write(lease, Finding("Converged", "False", "Retrying", f"{failing} instances are tried again later."))
+        else:
+            _write(lease, Finding("Converged", "True", "AsWanted", "Nothing waits."))
         return Next(_next_retry_s(node))
     faults.point("before-converge")
     started = time.monotonic()
@@ -143,8 +147,8 @@ def _unavailable(lease: Lease, batch: list[Placement], error: str) -> Next:
     with transaction.atomic():
         leases.hold(lease)
         Placement.objects.filter(pk__in=[p.pk for p in batch]).exclude(error=error).update(error=error[:4000])
-        for placement in batch:
-            watch.touch("Instance", placement.instance.key)
+        for key in sorted(placement.instance.key for placement in batch):
+            watch.touch("Instance", key)
     _write(lease, Finding("Converged", "False", "Unavailable", error))
     return Next(backoff_s(lease.attempts), failed=True)
 

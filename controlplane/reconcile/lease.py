@@ -76,6 +76,7 @@ WHERE id IN (
   SELECT id FROM reconcile_workitem
   WHERE queue = ANY(%s) AND due_at <= clock_timestamp()
     AND (leased_until IS NULL OR leased_until < clock_timestamp())
+    AND pg_try_advisory_xact_lock(7077, id::int)
   ORDER BY due_at FOR UPDATE SKIP LOCKED LIMIT %s)
 RETURNING id, kind, object_id, queue, fence, attempts
 """
@@ -115,11 +116,15 @@ def release(lease: Lease, *, after_s: float, attempts: int) -> bool:
 
 
 def hold(lease: Lease) -> None:
-    """Inside a transaction: make sure that the lease is still ours until the commit, or raise ``LeaseLost``."""
+    """Inside a transaction: make sure that the lease is still ours until the commit, or raise ``LeaseLost``.
+
+    An advisory lock keeps claims away, not a lock on the row: an instance's pass touches its node while the
+    node's pass touches the instance, and with row locks those two would wait for each other.
+    """
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT 1 FROM reconcile_workitem WHERE id = %s AND fence = %s FOR UPDATE", [lease.item_id, lease.fence]
-        )
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(7077, %s)", [lease.item_id])
+        # A statement of its own, so that it sees what was committed while the lock was waited for.
+        cursor.execute("SELECT 1 FROM reconcile_workitem WHERE id = %s AND fence = %s", [lease.item_id, lease.fence])
         if cursor.fetchone() is None:
             raise LeaseLost(f"{lease.kind} {lease.object_id}: fence {lease.fence} was overtaken")
 

@@ -143,3 +143,49 @@ def test_many_workers_never_hold_the_same_resource_and_lose_no_touch() -> None:
         thread.join()
     assert clashes == []
     assert seen == wanted
+
+
+def test_two_holders_who_touch_each_other_do_not_wait_for_each_other() -> None:
+    """An instance's pass touches its node while the node's pass touches the instance."""
+    leases.touch("Toy", "instance", "q")
+    leases.touch("Toy", "node", "q")
+    held = {lease.object_id: lease for lease in claim(limit=2)}
+    both = threading.Barrier(2, timeout=10)
+    errors: list[BaseException] = []
+
+    def work(mine: str, other: str) -> None:
+        try:
+            with transaction.atomic():
+                leases.hold(held[mine])
+                both.wait()
+                leases.touch("Toy", other, "q")
+        except BaseException as error:  # noqa: BLE001  (shown below)
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work, args=pair) for pair in (("instance", "node"), ("node", "instance"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_nobody_claims_while_the_holder_writes() -> None:
+    leases.touch("Toy", "a", "q")
+    (mine,) = claim(lease_s=0.01)
+    time.sleep(0.05)
+    taken: list[leases.Lease] = []
+
+    def other() -> None:
+        taken.extend(claim())
+        connection.close()
+
+    with transaction.atomic():
+        leases.hold(mine)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert taken == []
+    assert len(claim()) == 1
