@@ -85,10 +85,10 @@ class Coturn:
             ) from None
 
     def _explain(self, error: sqlite3.OperationalError) -> Unavailable | Rejected:
-        if error.sqlite_errorname.startswith("SQLITE_READONLY"):
+        if error.sqlite_errorname.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
             return Rejected(
                 f"coturn's user database {self._database} cannot be written.",
-                remedy="Give this process's user write permission to the file and its directory.",
+                remedy="Put this process's user into the group of the file, its directory and its -wal and -shm files.",
             )
         return Unavailable(f"coturn's user database {self._database} does not answer ({error}).")
 

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -226,6 +227,23 @@ def test_a_missing_damaged_or_foreign_file_is_told_apart(tmp_path: Path) -> None
     with pytest.raises(Rejected):
         Coturn(tmp_path / "text", "r").count()
     assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_a_database_that_this_user_may_not_write_is_no_reason_to_wait(directory: Path) -> None:
+    directory.chmod(0o755)
+    create_database(directory / "readable.sqlite", mode=0o644)
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from controlplane.drivers.turn.coturn import Coturn\n"
+        "from controlplane.values.secret import Secret\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try: Coturn(Path(sys.argv[1]), 'r').add_secret(Secret('x'))\n"
+        "except Exception as error: print(type(error).__name__, error.remedy)\n"
+    )
+    argv = [sys.executable, "-c", code, str(directory / "readable.sqlite")]
+    answer = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=True)
+    assert answer.stdout.startswith("Rejected Put this process's user into the group")
 
 
 def test_a_locked_database_is_waited_for_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
