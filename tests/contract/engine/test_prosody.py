@@ -16,15 +16,19 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from controlplane.drivers.edge.base import Backend
+from controlplane.drivers.edge.haproxy import HaproxyEdge
 from controlplane.drivers.engine.prosody import driver
 from controlplane.probes.client import ProbeClient, q
-from controlplane.values.errors import Rejected
+from controlplane.values.errors import Rejected, Unavailable
 from controlplane.values.secret import Secret
 from controlplane.values.spec import Contact
 from tests.contract.engine.features import DATA, DISCO_INFO, EXTDISCO, FeatureContract, info
 from tests.contract.engine.suite import ControlContract, account, element, login, session
 from tests.servers import proxy_v2
 from tests.servers.engine import World, running_world
+from tests.servers.haproxy import Haproxy
+from tests.servers.little_ca import LittleCa
 
 pytestmark = pytest.mark.servers
 
@@ -41,6 +45,34 @@ class TestControl(ControlContract):
 
 class TestFeatures(FeatureContract):
     """What clients get."""
+
+
+HELLO = (
+    b"<stream:stream to='acme.example' version='1.0' xmlns='jabber:client'"
+    b" xmlns:stream='http://etherx.jabber.org/streams'>"
+)
+
+
+def heard(stream: socket.socket, wanted: bytes) -> bytes:
+    """What the server said until a whole piece with ``wanted`` was in it."""
+    seen = b""
+    while wanted not in seen or not seen.endswith((b">", b"\n")):
+        chunk = stream.recv(8192)
+        assert chunk, seen
+        seen += chunk
+    return seen
+
+
+def shell(world: World, lua: str) -> str:
+    """The answer of acme's administration shell to a line of Lua."""
+    line = ET.Element("repl-input")
+    line.text = ">" + lua
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(10)
+        s.connect(str(world.acme.root / "run" / "control.sock"))
+        s.sendall(b"<stream:stream xmlns='xmpp:prosody.im/admin' version='1.0'")
+        s.sendall(b" xmlns:stream='http://etherx.jabber.org/streams'>" + ET.tostring(line))
+        return heard(s, b"</repl-result>").decode()
 
 
 class TestProsodyAlone:
@@ -77,31 +109,33 @@ class TestProsodyAlone:
                 if service == "c2s_tls":
                     context = ssl.create_default_context(cadata=world.roots_pem)
                     stream = context.wrap_socket(plain, server_hostname=world.acme.domain)
-                hello = "<stream:stream to='acme.example' version='1.0' xmlns='jabber:client'"
-                stream.sendall(f"{hello} xmlns:stream='http://etherx.jabber.org/streams'>".encode())
-                seen = b""
-                while b"</stream:features>" not in seen:
-                    chunk = stream.recv(8192)
-                    assert chunk, seen
-                    seen += chunk
+                stream.sendall(HELLO)
+                heard(stream, b"</stream:features>")
                 assert address in self.addresses(world)
 
     @staticmethod
     def addresses(world: World) -> str:
         """What Prosody says of its connections."""
-        shell = ET.Element("repl-input")
-        shell.text = ">local t, c2s = {}, hosts['acme.example'].modules.c2s.module "
-        shell.text += "for _, s in pairs(c2s:shared'/*/c2s/sessions') do t[#t + 1] = s.ip end "
-        shell.text += "return table.concat(t, ' ')"
-        with socket.socket(socket.AF_UNIX) as s:
-            s.settimeout(10)
-            s.connect(str(world.acme.root / "run" / "control.sock"))
-            s.sendall(b"<stream:stream xmlns='xmpp:prosody.im/admin' version='1.0'")
-            s.sendall(b" xmlns:stream='http://etherx.jabber.org/streams'>" + ET.tostring(shell))
-            seen = b""
-            while b"</repl-result>" not in seen:
-                seen += s.recv(8192)
-        return seen.decode()
+        lua = "local t, c2s = {}, hosts['acme.example'].modules.c2s.module "
+        lua += "for _, s in pairs(c2s:shared'/*/c2s/sessions') do t[#t + 1] = s.ip end "
+        return shell(world, lua + "return table.concat(t, ' ')")
+
+    def test_an_invitation_makes_one_account(self, world: World) -> None:
+        answer = shell(world, "return hosts['acme.example'].modules.invites.create_account('invited').token")
+        token = answer.partition("Result: ")[2].partition("<")[0].strip()
+        assert token
+        preauth = f"<iq type='set' id='p'><preauth xmlns='urn:xmpp:pars:0' token='{token}'/></iq>"
+        for name, outcome in (("invited", b"type='result'"), ("another", b"type='error'")):
+            register = f"<query xmlns='jabber:iq:register'><username>{name}</username><password>pw-1</password></query>"
+            with world.acme.tls("c2s_tls") as stream:
+                stream.sendall(HELLO)
+                heard(stream, b"</stream:features>")
+                stream.sendall(preauth.encode())
+                heard(stream, b"id='p'")
+                stream.sendall(f"<iq type='set' id='r'>{register}</iq>".encode())
+                assert outcome in heard(stream, b"id='r'")
+        assert "another" not in [a.local.text for a in world.acme.control.list_accounts()]
+        login(world, world.jid("invited"), Secret("pw-1"))
 
     def test_hostile_settings_start_and_are_told_as_they_are(self, world: World) -> None:
         before = world.acme.spec
@@ -169,3 +203,35 @@ class TestProsodyAlone:
         resident_kib = int(status.partition("VmRSS:")[2].split()[0])
         print(f"idle: {resident_kib} KiB resident")
         assert resident_kib < 64 * 1024
+
+    def test_through_the_real_edge(self, world: World) -> None:
+        spec, edge = world.acme.spec, "127.61.1.9"
+        world.acme.change(edge_addresses=(*spec.edge_addresses, "127.0.0.1"))  # HAProxy dials from there
+        try:
+            with Haproxy(edge) as haproxy:
+                routes = HaproxyEdge(haproxy.socket, haproxy.directory)
+                routes.set_routes(spec.server_names, Backend(spec.listen.address, spec.listen.base_port))
+                context = ssl.create_default_context(cadata=world.roots_pem)
+                for port, name, wanted in ((5223, spec.domain, b"SCRAM-SHA-256"), (443, spec.domain, b"HTTP/1.1")):
+                    with (
+                        socket.create_connection((edge, port), 10) as plain,
+                        context.wrap_socket(plain, server_hostname=name.ascii) as stream,
+                    ):
+                        get = f"GET /.well-known/host-meta HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"
+                        stream.sendall(get.encode() if port == 443 else HELLO)
+                        assert wanted in heard(stream, wanted)
+        finally:
+            world.acme.change(edge_addresses=spec.edge_addresses)
+
+    def test_a_peer_that_nobody_vouches_for_is_refused(self, world: World) -> None:
+        """s2s_secure_auth: dialback is for peers that do not offer EXTERNAL, not for untrusted certificates."""
+        world.globex.control.close_s2s(world.globex.spec.domain, world.acme.spec.domain)
+        world.globex.certify(LittleCa("A rogue"))
+        world.globex.control.reload()
+        try:
+            with pytest.raises(Unavailable, match="not trusted"):
+                world.globex.control.ping(world.acme.spec.domain)
+        finally:
+            world.globex.certify()
+            world.globex.control.reload()
+        assert world.globex.control.ping(world.acme.spec.domain) > 0
