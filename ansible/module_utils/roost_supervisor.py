@@ -69,9 +69,9 @@ def quote_word(word):
     return re.sub(r"(\s)([;#])", r"\1''\2", quoted)
 
 
-def quote_value(text):
-    """A plain value such as a path: ``%`` doubled."""
-    return text.replace("%", "%%")
+def quote_log(path):
+    """The value of ``stdout_logfile``: the parser expands it twice, so ``%`` is there four times."""
+    return path.replace("%", "%%%%")
 
 
 def command_of(bundle):
@@ -112,7 +112,7 @@ def render(bundle, log_dir):
         signal=program["stop_signal"],
         wait=program["stop_wait_s"],
         umask="{:03o}".format(program["umask"]),
-        log=quote_value(os.path.join(log_dir, name + ".log")),
+        log=quote_log(os.path.join(log_dir, name + ".log")),
     )
 
 

@@ -82,7 +82,7 @@ def test_a_held_node_is_waited_for_and_then_unavailable(node: Node) -> None:
     with (node.place / "state/lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(Unavailable, match="held"):
-            node.converge(bundle, timeout_s=4)
+            node.converge(bundle, timeout_s=16)
         assert not Path(bundle.root).exists()
         threading.Timer(2.0, lambda: fcntl.flock(lock, fcntl.LOCK_UN)).start()
         assert node.converge(bundle)[bundle.key].running
