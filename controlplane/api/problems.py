@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db import OperationalError
+from django.db import DataError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -79,7 +79,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     """DRF's hook: any exception of a view as a problem."""
     set_rollback()
     body, headers = describe(error)
-    if body["status"] >= 500 and body["code"] == "internal-error":
+    if body["code"] == "internal-error" or isinstance(error, OperationalError):
         log.error("%s failed", context.get("view"), exc_info=error)
     response = Response(body, status=body["status"], headers=headers)
     renderer = getattr(context.get("request"), "accepted_renderer", None)
@@ -98,6 +98,8 @@ def describe(error: Exception) -> tuple[dict[str, Any], dict[str, str]]:
         error = exceptions.PermissionDenied()
     if isinstance(error, exceptions.APIException):
         return _of_framework(error)
+    if isinstance(error, DataError):  # a number or time that PostgreSQL's types do not hold
+        return problem(422, detail="A value is out of range.", code="invalid-value", title="A value does not fit"), {}
     if isinstance(error, OperationalError):
         return problem(503, detail="The database does not answer now."), {"Retry-After": str(RETRY_AFTER_S)}
     return problem(500, detail="The error is in the log. Try again later."), {}

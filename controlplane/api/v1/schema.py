@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 
 from controlplane.api.idempotency import HEADER
+from controlplane.api.problems import CONTENT_TYPE
 from controlplane.api.v1 import shapes
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -17,8 +18,8 @@ IDEMPOTENCY = OpenApiParameter(
     HEADER, str, OpenApiParameter.HEADER, description="The same key with the same body gets the first answer again."
 )
 LOCATION = OpenApiParameter("Location", str, OpenApiParameter.HEADER, response=[201, 202], description="the resource")
-_USUAL = {"GET": (401, 403, 404), "POST": (400, 401, 403, 404, 409, 422), "PATCH": (400, 401, 403, 404, 409, 422)}
-_USUAL |= {"PUT": _USUAL["PATCH"], "DELETE": (401, 403, 404, 409, 422)}
+_USUAL = {"GET": (401, 403, 404), "POST": (400, 401, 403, 404, 409, 415, 422)}
+_USUAL |= {"PATCH": _USUAL["POST"], "PUT": _USUAL["POST"], "DELETE": (401, 403, 404, 409, 422)}
 
 
 def told(
@@ -34,9 +35,8 @@ def told(
     live: bool = False,
 ) -> Callable[[Method], Method]:
     """Decorates a view's method. ``live``: it asks a server, which may be unavailable (503)."""
-    responses: dict[Any, Any] = {status: answer, **dict.fromkeys(_USUAL[method], PROBLEM)}
-    if live:
-        responses[503] = PROBLEM
+    problems = {*_USUAL[method], *([503, 422] if live else []), *([422] if params else [])}
+    responses: dict[Any, Any] = {status: answer, **{(code, CONTENT_TYPE): PROBLEM for code in sorted(problems)}}
     parameters = list(params)
     if method == "POST":
         parameters.append(IDEMPOTENCY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.core.exceptions import PermissionDenied
-from django.db import OperationalError
+from django.db import DataError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 
@@ -25,6 +25,7 @@ from tenants.errors import Missing, QuotaExceeded, Taken, WrongState
         (errors.Rejected("no"), 422, "rejected"),
         (errors.Unavailable("no"), 503, "unavailable"),
         (OperationalError("secret host name"), 503, "unavailable"),
+        (DataError("secret"), 422, "invalid-value"),
         (Http404("secret"), 404, "not-found"),
         (PermissionDenied(), 403, "not-allowed"),
         (exceptions.NotAuthenticated(), 401, "not-authenticated"),
