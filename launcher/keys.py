@@ -87,6 +87,7 @@ def environment(layout: Layout, kept: Secrets) -> dict[str, str]:
         "ROOST_RESOLVER": f"{layout.resolver_address}@53",
         "ROOST_ACME_DIRECTORY": f"https://{layout.pebble_address}:14000/dir",
         "ROOST_ACME_CA_FILE": str(layout.pebble_ca),
+        "ROOST_TRUST_SYSTEM": "0",  # the stack is a world of its own: its one CA is Pebble
         "ROOST_ACME_ROOTS_URL": f"https://{layout.pebble_address}:15000/roots/0",
         "ROOST_TURN_HOST": f"turn.{ZONE}",
         "ROOST_TURN_PORT": "3478",

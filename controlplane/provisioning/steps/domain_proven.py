@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from controlplane.provisioning.subject import Subject
 from controlplane.reconcile.lease import Lease
-from controlplane.values.outcome import Done, Outcome, Wait
+from controlplane.values.outcome import Done, Outcome, Stalled, Wait
 from controlplane.zones import proof
 from tenants import services as tenants
+from tenants.errors import Taken
 from tenants.principal import SYSTEM
 
 #: People publish records by hand: a look every half minute is soon enough, and cheap.
@@ -28,7 +29,10 @@ class DomainProven:
         proven, method, message = proof.is_proven(domain)
         if not proven:
             return Wait("ProofMissing", message, after_s=LOOK_AGAIN_S)
-        tenants.mark_domain_proven(domain=domain, method=method, principal=SYSTEM)
+        try:
+            tenants.mark_domain_proven(domain=domain, method=method, principal=SYSTEM)
+        except Taken as error:
+            return Stalled("Taken", error.message, error.remedy or "Terminate this instance: the name is another's.")
         domain.refresh_from_db()
         return Done("Proven", message)
 

@@ -87,7 +87,7 @@ def _plans() -> list[str]:
     if Plan.objects.exists():
         return []
     for plan in PLANS:
-        Plan.objects.create(**plan)
+        tenants.create_plan(principal=SYSTEM, **plan)
     return [plan["slug"] for plan in PLANS]
 
 
