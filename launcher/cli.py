@@ -48,7 +48,9 @@ def main(arguments: list[str]) -> int:
         _tell(problem)
         return 1
     except KeyboardInterrupt:
-        print("\nroost: interrupted. The same command can be run again; it continues where it stopped.", file=sys.stderr)
+        print(
+            "\nroost: interrupted. The same command can be run again; it continues where it stopped.", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         return 141

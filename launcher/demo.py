@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launcher import files
+from launcher import files, keys
 from launcher.errors import Problem
 from launcher.layout import ZONE, Layout
 from launcher.progress import Progress
@@ -61,12 +61,14 @@ def _instance(api: Api, tenant: Tenant) -> str:
     if api.find(f"organisations/{tenant.slug}/") is None:
         api.post("organisations/", {"slug": tenant.slug, "name": tenant.name})
     found = _of_domain(api, tenant)
+    if found is not None and found["desired"] == "running" and not found["ready"]:
+        api.post(f"instances/{found['key']}/reverify/")  # what hindered it may be gone: no need to wait for its turn
     if found is None:
         body = {"domain": tenant.domain, "engine": tenant.engine, "plan": PLAN}
         found = api.post(f"organisations/{tenant.slug}/instances/", body)
     if found["desired"] != "running":
         raise Problem(
-            f"{tenant.domain} is {found['desired']}: restore it by the API, or run `./roost up --no-demo` to leave it so."
+            f"{tenant.domain} is {found['desired']}: restore it by the API, or leave it so with `./roost up --no-demo`."
         )
     return str(found["key"])
 
@@ -164,12 +166,13 @@ def show(layout: Layout, up: Up, progress: Progress) -> None:
     line(f"Roost runs ({time.monotonic() - progress.started:.0f} s).")
     line(f"  API, browsable       {layout.web_url}/api/v1/docs/")
     line(f"  Administration       {layout.web_url}/admin/")
-    if up.new_password:
-        line(f"  Operator             {OPERATOR} / {up.new_password}")
+    if up.secrets.operator_password:
+        line(f"  Operator             {OPERATOR} / {up.secrets.operator_password}")
         line("                       (shown this once; another one: ./roost manage changepassword operator)")
+        keys.keep(layout, operator_password="")
     else:
         line(f"  Operator             {OPERATOR} (its password was shown when it was made)")
-    line(f"  API token            in {layout.var}/secrets, as \"token\"")
+    line(f'  API token            in {layout.var}/secrets, as "token"')
     passwords = passwords_of(layout)
     if passwords:
         line("  Chat accounts")

@@ -133,7 +133,15 @@ def send(layout: Layout, arguments: list[str]) -> int:
     trusted = base / "roots.pem"
     files.write(trusted, roots(layout))
     # Passwords go by standard input: the argument list is everybody's to read.
-    lines = [sender, passwords[sender], receiver, passwords[receiver], text, f"{layout.resolver_address}@53", str(trusted)]
+    lines = [
+        sender,
+        passwords[sender],
+        receiver,
+        passwords[receiver],
+        text,
+        f"{layout.resolver_address}@53",
+        str(trusted),
+    ]
     read, write = os.pipe()
     with os.fdopen(write, "wb") as stream:
         stream.write("\0".join(lines).encode())

@@ -21,13 +21,49 @@ POLICY_TEXT = "#!/bin/sh\n# Roost is installing packages; this file goes away wi
 INSTALL_TIMEOUT_S = 1800
 LOCK_WAIT_S = 300
 
-RUNTIME = (
-    "python3.11 python3-venv ca-certificates openssl iproute2 procps util-linux passwd "
-    "postgresql-15 redis-server pdns-server pdns-backend-sqlite3 unbound pebble coturn haproxy "
-    "prosody prosody-modules lua-dbi-sqlite3 lua-unbound lua-event lua-readline lua-sec "
-    "ejabberd erlang-p1-sqlite3"
-).split()
-TESTS = "git go-sendxmpp profanity tmux knot knot-dnsutils dnsutils socat sqlite3 chromium fonts-dejavu curl jq".split()
+RUNTIME = [
+    "python3.11",
+    "python3-venv",
+    "ca-certificates",
+    "openssl",
+    "iproute2",
+    "procps",
+    "util-linux",
+    "passwd",
+    "postgresql-15",
+    "redis-server",
+    "pdns-server",
+    "pdns-backend-sqlite3",
+    "unbound",
+    "pebble",
+    "coturn",
+    "haproxy",
+    "prosody",
+    "prosody-modules",
+    "lua-dbi-sqlite3",
+    "lua-unbound",
+    "lua-event",
+    "lua-readline",
+    "lua-sec",
+    "ejabberd",
+    "erlang-p1-sqlite3",
+]
+TESTS = [
+    "git",
+    "docker-compose",  # checks the compose file against its schema
+    "go-sendxmpp",
+    "profanity",
+    "tmux",
+    "knot",
+    "knot-dnsutils",
+    "dnsutils",
+    "socat",
+    "sqlite3",
+    "chromium",
+    "fonts-dejavu",
+    "curl",
+    "jq",
+]
 
 _NO_MIRROR = re.compile(
     r"Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|Connection (?:timed out|refused)"
@@ -41,9 +77,7 @@ _LOCKED = re.compile(r"Could not get lock|Unable to acquire the dpkg|Waiting for
 def missing(wanted: Sequence[str]) -> list[str]:
     """Those that are not wholly installed, in the given order."""
     seen = run(["dpkg-query", "-W", "-f", "${Package}\t${db:Status-Status}\n", *wanted], timeout_s=60, check=False)
-    installed = {
-        line.split("\t")[0] for line in seen.out.splitlines() if line.split("\t")[1:] == ["installed"]
-    }
+    installed = {line.split("\t")[0] for line in seen.out.splitlines() if line.split("\t")[1:] == ["installed"]}
     return [name for name in wanted if name not in installed]
 
 
@@ -72,11 +106,20 @@ def install(wanted: Sequence[str], say: Callable[[str], None]) -> list[str]:
             _apt(argv, say, lacking)
     still = missing(wanted)
     if still:
-        raise Problem(f"apt-get did not install {', '.join(still)}: run `apt-get install {' '.join(still)}` to see why.")
+        raise Problem(
+            f"apt-get did not install {', '.join(still)}: run `apt-get install {' '.join(still)}` to see why."
+        )
     return lacking
 
 
-_OPTIONS = ["-o", f"DPkg::Lock::Timeout={LOCK_WAIT_S}", "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Use-Pty=0"]
+_OPTIONS = [
+    "-o",
+    f"DPkg::Lock::Timeout={LOCK_WAIT_S}",
+    "-o",
+    "Dpkg::Options::=--force-confold",
+    "-o",
+    "Dpkg::Use-Pty=0",
+]
 
 
 def environment() -> dict[str, str]:

@@ -47,7 +47,8 @@ def environment_value(pairs: Mapping[str, str]) -> str:
         if any(c in value for c in "\n\r\0"):
             raise ValueError(f"{name} has a line break in it, which supervisord's configuration cannot carry")
     quoted = (
-        f"{name}=" + '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for name, value in sorted(pairs.items())
+        f"{name}=" + '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        for name, value in sorted(pairs.items())
     )
     return escaped(",".join(quoted))
 

@@ -68,9 +68,7 @@ def end_leftovers(layout: Layout) -> int:
     """End what an earlier supervisor of this stack left when it was killed; how many processes."""
     if supervisor(layout).running():
         return 0
-    found = leftovers.find(
-        [layout.supervisor_socket, layout.node / "supervisor.sock"], layout.state / "pg" / "data"
-    )
+    found = leftovers.find([layout.supervisor_socket, layout.node / "supervisor.sock"], layout.state / "pg" / "data")
     leftovers.end(found)
     return len(found)
 
@@ -125,7 +123,7 @@ def exclusive(layout: Layout) -> Iterator[None]:
         except BlockingIOError:
             who = os.pread(handle, 20, 0).decode().strip() or "?"
             raise Problem(
-                f"Another launcher (process {who}) is at work on {layout.var}: wait until it is done, then run this again."
+                f"Another launcher (process {who}) is at work on {layout.var}: let it end, then run this again."
             ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)

@@ -60,7 +60,9 @@ def _programs(layout: Layout, parts: Sequence[Part]) -> list[Line]:
 def _program(part: Part, checks_of: dict[str, Any]) -> Line:
     up = f"process {part.pid}, for {_span(part.since_s)}" if part.pid else part.said
     if part.state != "RUNNING":
-        return Line(part.name, part.state.lower(), up, f"it does not run: see `./roost logs {part.name}`, then `./roost up`.")
+        return Line(
+            part.name, part.state.lower(), up, f"it does not run: see `./roost logs {part.name}`, then `./roost up`."
+        )
     check = checks_of.get(part.name)
     try:
         works = check is None or check()

@@ -18,26 +18,23 @@ from launcher.progress import Progress
 from launcher.services import controlplane, postgres
 
 OPERATOR = "operator"
-TOKEN_NAME = "launcher"  # noqa: S105  (a name, not a secret)
+TOKEN_NAME = "launcher"
 NODE_MEMORY_MIB = 65536
 
 
 @dataclass(slots=True)
 class Up:
-    """What a finished ``up`` knows. ``new_password``: the operator's, if the account was made in this run."""
+    """What a finished ``up`` knows. ``touched``: how many programs were started, restarted or removed."""
 
     secrets: keys.Secrets
     environment: dict[str, str]
-    new_password: str = ""
     touched: int = 0
 
 
 def bring_up(layout: Layout, progress: Progress, *, with_tests: bool = False) -> Up:
     """Everything but the demonstration tenants."""
-    _machine(layout, progress, with_tests)
-    make_state(layout)
+    prepare(layout, progress, with_tests=with_tests)
     with stack.exclusive(layout):
-        _python(layout, progress, with_tests)
         kept = keys.load(layout)
         environment = keys.write_environment(layout, kept)
         up = Up(kept, environment)
@@ -50,10 +47,18 @@ def bring_up(layout: Layout, progress: Progress, *, with_tests: bool = False) ->
     return up
 
 
+def prepare(layout: Layout, progress: Progress, *, with_tests: bool = False) -> None:
+    """What has to be installed before anything of ours can run."""
+    _machine(layout, progress, with_tests)
+    make_state(layout)
+    with stack.exclusive(layout):
+        _python(layout, progress, with_tests)
+
+
 def _machine(layout: Layout, progress: Progress, with_tests: bool) -> None:
     with progress.step("Machine") as say:
         machine.check_system()
-        first = not venv.is_current(layout.venv, locks(layout, with_tests))
+        first = not venv.is_current(layout.venv, locks(layout, with_tests or layout.is_test))
         machine.check_disk(layout.state, machine.FIRST_RUN_MIB if first else machine.LATER_RUN_MIB)
         say(f"state in {layout.var}" + (f" -> {layout.state}" if layout.state != layout.var else ""))
     with progress.step("Debian packages") as say:
@@ -66,13 +71,13 @@ def _machine(layout: Layout, progress: Progress, with_tests: bool) -> None:
 
 def locks(layout: Layout, with_tests: bool) -> list[Path]:
     found = [layout.clone / "requirements.lock"]
-    if with_tests or layout.is_test:
+    if with_tests:
         found.append(layout.clone / "requirements-dev.lock")
     return found
 
 
 def _python(layout: Layout, progress: Progress, with_tests: bool) -> None:
-    wanted = locks(layout, with_tests)
+    wanted = locks(layout, with_tests or layout.is_test)
     with progress.step("Python environment") as say:
         if venv.is_current(layout.venv, wanted):
             say("as locked")
@@ -124,7 +129,8 @@ def _control_plane(layout: Layout, progress: Progress, up: Up, code: str) -> Non
             _set_stamp(layout, "static", code)
     with progress.step("Operator, zone, node") as say:
         _bootstrap(layout, up, code)
-        say("account made" if up.new_password else "")
+        up.secrets = keys.load(layout)
+        say("account made" if up.secrets.operator_password else "")
     # The node keeps running when only code changed: its programs are the tenants' engines.
     node = controlplane.prepare_node(layout)
     stack.define(layout, "15-node", [node])
@@ -183,16 +189,17 @@ def _bootstrap(layout: Layout, up: Up, code: str) -> None:
     arguments = ["bootstrap", "--operator", OPERATOR, "--token", TOKEN_NAME, "--node", node]
     for name, address in (("ns", layout.authoritative_address), ("turn", layout.turn_address)):
         arguments += ["--address", f"{name}.{ZONE}={address}"]
+    pending = up.secrets.operator_password
     password = _new_password()
+    # Kept until it has been shown: this run may be broken off between the two.
+    keys.keep(layout, operator_password=password)
     try:
-        said = manage(
-            layout, up.environment, arguments, timeout_s=120, extra={"ROOST_OPERATOR_PASSWORD": password}
-        )
+        said = manage(layout, up.environment, arguments, timeout_s=120, extra={"ROOST_OPERATOR_PASSWORD": password})
     except Problem as problem:
         raise Problem("The control plane could not be set up.", problem.detail) from problem
     made = json.loads(said.strip().splitlines()[-1])
-    if made["operator"]:
-        up.new_password = password
+    if not made["operator"]:
+        keys.keep(layout, operator_password=pending)
     if made["token"]:
         up.secrets = keys.keep(layout, token=made["token"])
     elif not up.secrets.token:

@@ -22,7 +22,13 @@ def prepare(layout: Layout, environment: Mapping[str, str], code: str) -> list[P
         files.directory(layout.state / "faults", owner="roost", group="roost", mode=0o770)
     python = str(layout.python)
     path = f"{layout.venv}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    variables = {**environment, "PATH": path, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1", "LANG": "C.UTF-8"}
+    variables = {
+        **environment,
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LANG": "C.UTF-8",
+    }
     celery = [python, "-m", "celery", "-A", "controlplane.tasks"]
     worker = [*celery, "worker", "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     gunicorn = [python, "-m", "gunicorn", "controlplane.wsgi", "--bind", layout.web_address, "--workers", "2"]
@@ -45,7 +51,7 @@ def prepare(layout: Layout, environment: Mapping[str, str], code: str) -> list[P
         program(
             "web",
             "web (API, admin)",
-            [*gunicorn, "--threads", "8", "--timeout", "60", "--worker-tmp-dir", "/dev/shm", "--access-logfile", "-"],
+            [*gunicorn, "--threads", "24", "--timeout", "60", "--worker-tmp-dir", "/dev/shm", "--access-logfile", "-"],
             ready=lambda: checks.http_ok(f"{layout.web_url}/readyz"),
             ports=[("tcp", layout.edge_address, 8000)],
             priority=60,

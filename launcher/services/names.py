@@ -1,4 +1,4 @@
-"""Names: PowerDNS is authoritative for the provider's zone, unbound is the resolver that tenants' servers and checks ask.
+"""Names: PowerDNS is authoritative for the provider's zone, unbound the resolver of tenants' servers and of checks.
 
 unbound keeps answers for seconds only, so that a changed address is seen soon, as with short TTLs in the world.
 """

@@ -1,0 +1,136 @@
+"""Runs the tests' jobs, two at a time where they do not disturb each other, and counts what their reports say."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.errors import Problem
+
+JOB_TIMEOUT_S = 1500
+SHOWN_LINES = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One command. ``report``: the JUnit file that it writes, if it is a run of pytest."""
+
+    name: str
+    argv: Sequence[str]
+    cwd: Path
+    environment: Mapping[str, str]
+    report: Path | None = None
+    timeout_s: float = JOB_TIMEOUT_S
+
+
+@dataclass(slots=True)
+class Count:
+    """Tests, and jobs that failed by name."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """One line that says it all, in the form that test runners close with."""
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {self.failed} failed{skipped}"
+
+
+def run_all(jobs: Sequence[Job], count: Count, *, at_once: int, logs: Path) -> None:
+    """Run them; print a line for each, and the output of those that fail."""
+    logs.mkdir(parents=True, exist_ok=True)
+    pool = ThreadPoolExecutor(at_once)
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        list(pool.map(lambda job: _run(job, count, logs, running), jobs))
+    except BaseException:
+        for process in running:
+            _end(process)
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run(job: Job, count: Count, logs: Path, running: list[subprocess.Popen[bytes]]) -> None:
+    start = time.monotonic()
+    log = logs / f"{job.name.replace(' ', '-').replace('/', '-')}.log"
+    if job.report is not None:
+        job.report.unlink(missing_ok=True)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            job.argv,
+            cwd=job.cwd,
+            env=dict(job.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that a stuck one ends with what it started
+        )
+    running.append(process)
+    try:
+        code: int | str = process.wait(timeout=job.timeout_s)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        code = f"stopped after {job.timeout_s:.0f} s"
+    _finish(job, code, log.read_text(errors="replace").splitlines(), time.monotonic() - start, count)
+
+
+def _finish(job: Job, code: int | str, lines: list[str], took_s: float, count: Count) -> None:
+    last = lines[-1].strip("= ") if job.report is not None and lines else ""
+    if job.report is not None and not _read(job.report, count) and code == 0:
+        code = "wrote no report"
+    if code == 0:
+        print(f"  ✓  {job.name:<44} {took_s:6.1f} s  {last}", flush=True)
+        return
+    count.broken.append(job.name)
+    cut = [f"… ({len(lines) - SHOWN_LINES} lines before)"] if len(lines) > SHOWN_LINES else []
+    shown = "\n".join(f"    {line}" for line in [*cut, *lines[-SHOWN_LINES:]])
+    print(f"{shown}\n  ✗  {job.name:<44} {took_s:6.1f} s  exit status {code}", flush=True)
+
+
+def _read(report: Path, count: Count) -> bool:
+    try:
+        suites = ET.parse(report).getroot().iter("testsuite")
+    except (OSError, ET.ParseError):
+        return False
+    for suite in suites:
+        number = {name: int(suite.get(name, "0")) for name in ("tests", "errors", "failures", "skipped")}
+        bad = number["errors"] + number["failures"]
+        count.failed += bad
+        count.skipped += number["skipped"]
+        count.passed += number["tests"] - bad - number["skipped"]
+    return True
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a job that we started, and its own process group."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is not None:
+            break
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def verdict(count: Count) -> int:
+    """Print the closing line; the exit code."""
+    if count.broken:
+        print(f"Failed: {', '.join(count.broken)}")
+    print(count.line(), flush=True)
+    if not count.passed and not count.failed and not count.broken:
+        raise Problem("No test ran: the selection matches none.")
+    return 1 if count.broken or count.failed else 0

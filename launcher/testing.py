@@ -1,0 +1,203 @@
+"""``./roost test``: lint, then the tests from the cheap to the dear, against a stack of their own in var-test.
+
+The test stack is made afresh (all but the Python environment) and stopped at the end, also after a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import keys, machine, stack
+from launcher.errors import Problem
+from launcher.jobs import Count, Job, run_all, verdict
+from launcher.layout import TEST_VAR, Layout, find
+from launcher.processes import CLEAN_ENV, run
+from launcher.progress import Progress
+from launcher.up import bring_up, prepare
+
+#: Directories of tests/ that need no stack, or servers of their own; whatever else is there runs against the stack.
+APART = {"unit", "contract", "db", "servers", "rig"}
+#: The faults come last: they leave the most behind.
+LAST = ["e2e", "faults"]
+TEST_TIMEOUT_S = 300
+#: What survives from one run to the next.
+KEPT = {"venv", "reports"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which sets to run; ``words``: arguments for pytest instead of all sets."""
+
+    lint: bool = True
+    unit: bool = True
+    integration: bool = True
+    e2e: bool = True
+    keep: bool = False
+    words: tuple[str, ...] = ()
+
+    @property
+    def needs_stack(self) -> bool:
+        return self.integration or self.e2e or bool(self.words)
+
+
+def parse(arguments: list[str]) -> Wanted:
+    """``--unit``, ``--integration``, ``--e2e`` select sets; anything else goes to pytest."""
+    flags = {word for word in arguments if word in {"--unit", "--integration", "--e2e"}}
+    words = tuple(word for word in arguments if word not in flags and word != "--keep")
+    keep = "--keep" in arguments
+    if words and flags:
+        raise Problem("Name either a set (--unit, --integration, --e2e) or pytest's arguments.")
+    if words:
+        return Wanted(lint=False, unit=False, integration=False, e2e=False, keep=keep, words=words)
+    if flags:
+        return Wanted("--unit" in flags, "--unit" in flags, "--integration" in flags, "--e2e" in flags, keep=keep)
+    return Wanted(keep=keep)
+
+
+def test(clone: Path, arguments: list[str]) -> int:
+    wanted = parse(arguments)
+    layout = find(clone, {"ROOST_VAR": TEST_VAR, "ROOST_NET": os.environ.get("ROOST_TEST_NET", "")})
+    progress, count, start = Progress(), Count(), time.monotonic()
+    prepare(layout, progress, with_tests=True)
+    reports = layout.state / "reports"
+    plain = _environment(layout, {})
+    if wanted.lint or wanted.unit:
+        jobs = [*(_unit(layout, plain) if wanted.unit else ()), *(_lint(layout, plain) if wanted.lint else ())]
+        run_all(jobs, count, at_once=2, logs=reports)
+    if wanted.needs_stack:
+        try:
+            _with_stack(layout, progress, wanted, count)
+        finally:
+            if not wanted.keep:
+                _stop(layout)
+    print(f"All of it took {time.monotonic() - start:.0f} s.")
+    return verdict(count)
+
+
+def _with_stack(layout: Layout, progress: Progress, wanted: Wanted, count: Count) -> None:
+    _afresh(layout)
+    bring_up(layout, progress, with_tests=True)
+    environment = _environment(layout, keys.read_environment(layout))
+    reports = layout.state / "reports"
+    if wanted.words:
+        run_all([_pytest(layout, environment, "selected", list(wanted.words))], count, at_once=1, logs=reports)
+    if wanted.integration:
+        run_all(_own_servers(layout, environment), count, at_once=2, logs=reports)
+    broken = len(count.broken)
+    for name in _stack_sets(layout, wanted):
+        run_all([_pytest(layout, environment, name, [f"tests/{name}"])], count, at_once=1, logs=reports)
+    if len(count.broken) > broken:
+        _show_logs(layout)
+
+
+def _afresh(layout: Layout) -> None:
+    """Stop an earlier test stack and remove what it knew."""
+    if not layout.state.is_dir():
+        return
+    with stack.exclusive(layout):
+        _stop(layout)
+        for user in machine.tenant_users(layout.state):
+            run(["userdel", user], timeout_s=60, check=False)
+        for entry in layout.state.iterdir():
+            if entry.name in KEPT or entry.name == "lock":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _stop(layout: Layout) -> None:
+    stack.supervisor(layout).stop(stack.STOP_TIMEOUT_S)
+    stack.end_leftovers(layout)
+
+
+def _environment(layout: Layout, stack_variables: Mapping[str, str]) -> dict[str, str]:
+    """Tests run in their own settings; with a stack they find its addresses in the same variables as its services."""
+    home = layout.state / "home"
+    home.mkdir(exist_ok=True)
+    own = {
+        **CLEAN_ENV,
+        "PATH": f"{layout.venv}/bin:{CLEAN_ENV['PATH']}",
+        "HOME": str(home),
+        "ROOST_WAKE": "none",
+        "ROOST_TEST_CLONE": str(layout.clone),
+    }
+    if stack_variables:
+        own |= {**stack_variables, "ROOST_WAKE": "none", "ROOST_TEST_STATE": str(layout.state)}
+    return {**own, "DJANGO_SETTINGS_MODULE": "controlplane.settings.test"}
+
+
+def _pytest(layout: Layout, environment: Mapping[str, str], name: str, words: list[str]) -> Job:
+    report = layout.state / "reports" / f"{name.replace('/', '-')}.xml"
+    argv = [str(layout.python), "-m", "pytest", "-q", f"--timeout={TEST_TIMEOUT_S}", f"--junitxml={report}"]
+    argv += ["-p", "no:cacheprovider", *words]
+    return Job(name, argv, layout.clone, environment, report)
+
+
+def _unit(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
+    return [_pytest(layout, environment, "unit", ["-n", "2", "tests/unit"])]
+
+
+def _lint(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
+    binaries = layout.venv / "bin"
+
+    def job(name: str, *argv: str, cwd: Path = layout.clone) -> Job:
+        return Job(f"lint: {name}", [str(binaries / argv[0]), *argv[1:]], cwd, environment)
+
+    python = [
+        name for name in ("controlplane", "tenants", "launcher", "tests", "bench") if (layout.clone / name).is_dir()
+    ]
+    jobs = [
+        job("mypy", "mypy", "controlplane", "tenants", "launcher"),
+        job("ruff check", "ruff", "check", "."),
+        job("ruff format", "ruff", "format", "--check", *python),
+        job("imports", "lint-imports"),
+    ]
+    if (layout.clone / "ansible" / "roles").is_dir():
+        jobs.append(job("ansible", "ansible-lint", "--offline", "-q", cwd=layout.clone / "ansible"))
+    if (layout.clone / "templates").is_dir():
+        jobs.append(job("templates", "djlint", "templates", "--check", "--lint"))
+    return jobs
+
+
+def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
+    """Contract tests by room (each has addresses of its own), tests of the database, and what needs a database."""
+    tests = layout.clone / "tests"
+    rooms = sorted(path.name for path in (tests / "contract").iterdir() if any(path.glob("test_*.py")))
+    # Engines take longest: first.
+    rooms.sort(key=lambda name: (name != "engine", name))
+    contract = [_pytest(layout, environment, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms]
+    manage = [str(layout.python), "manage.py"]
+    checks = [
+        Job("migrations", [*manage, "makemigrations", "--check", "--dry-run"], layout.clone, environment),
+        Job(
+            "OpenAPI schema",
+            [*manage, "spectacular", "--validate", "--fail-on-warn", "--file", str(layout.state / "openapi.yaml")],
+            layout.clone,
+            environment,
+        ),
+    ]
+    db = [_pytest(layout, environment, "db", ["tests/db"])] if (tests / "db").is_dir() else []
+    return [*contract[:1], *db, *contract[1:], *checks]
+
+
+def _stack_sets(layout: Layout, wanted: Wanted) -> list[str]:
+    """Names of the sets that run against the stack, in order; a set is a directory with tests in it."""
+    tests = layout.clone / "tests"
+    found = [
+        p.name for p in sorted(tests.iterdir()) if p.is_dir() and p.name not in APART and any(p.rglob("test_*.py"))
+    ]
+    chosen = [name for name in found if (wanted.e2e if name == "e2e" else wanted.integration)]
+    return sorted(chosen, key=lambda name: (LAST.index(name) + 1 if name in LAST else 0, name))
+
+
+def _show_logs(layout: Layout) -> None:
+    """The ends of the logs that tell most, since a machine for tests is often gone afterwards."""
+    for name in ("worker", "node-worker", "web"):
+        print(f"==> {name} <==\n{stack.log_tail(layout, name, 40)}", flush=True)
