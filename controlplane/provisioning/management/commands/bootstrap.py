@@ -24,7 +24,7 @@ from controlplane.values.names import DomainName
 from controlplane.values.records import Change, RecordSet
 from controlplane.zones import services as zones
 from tenants import services as tenants
-from tenants.models import ApiToken, Plan
+from tenants.models import ApiToken, Instance, Plan
 from tenants.principal import ALL_SCOPES, SYSTEM
 
 PASSWORD_VARIABLE = "ROOST_OPERATOR_PASSWORD"  # noqa: S105  (the name of one)
@@ -77,9 +77,17 @@ class Command(BaseCommand):
                 "node": _node(options["node"]),
             }
             authority.ensure()
+            _look_again()
         except RoostError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(json.dumps(result))
+
+
+def _look_again() -> None:
+    """Settings may be others than before: have every instance compared with them now, not at its next resync."""
+    with transaction.atomic():
+        for key in Instance.objects.order_by("key").values_list("key", flat=True):
+            watch.touch("Instance", key)
 
 
 def _plans() -> list[str]:
