@@ -1,0 +1,32 @@
+"""The ejabberd driver: ``driver`` is what ``wiring`` hands out.
+
+Configuration is in ``config``, quoting in ``yaml_text`` and ``erlang_text``, the process in ``program``, the
+control channel in ``channel`` and ``control``, and what Debian's ejabberd lacks in ``modules``.
+"""
+
+from __future__ import annotations
+
+from controlplane.drivers.engine.base import EngineControl, EngineDriver
+from controlplane.drivers.engine.ejabberd import config
+from controlplane.drivers.engine.ejabberd.control import EjabberdControl
+from controlplane.drivers.engine.ejabberd.program import program
+from controlplane.values.bundle import ManagedFile, Program
+from controlplane.values.spec import InstanceSpec
+
+
+class EjabberdDriver:
+    """``EngineDriver`` for ejabberd 23.01 as Debian 12 has it. Holds no state."""
+
+    name = "ejabberd"
+
+    def files(self, spec: InstanceSpec) -> tuple[ManagedFile, ...]:
+        return config.files(spec)
+
+    def program(self, spec: InstanceSpec) -> Program:
+        return program(spec)
+
+    def control(self, spec: InstanceSpec) -> EngineControl:
+        return EjabberdControl(spec)
+
+
+driver: EngineDriver = EjabberdDriver()

@@ -1,0 +1,97 @@
+%%% Starts ejabberd in this node and opens the control channel when it accepts clients.
+%%%
+%%% The node has no name, so it opens no distribution port, needs no epmd and no cookie, and its database can be
+%%% moved to another host. If ejabberd does not start or ends, the whole process ends: the supervisor outside
+%%% decides what is next. SIGTERM is Erlang's own: it ends by init:stop().
+-module(roost).
+
+-export([start/0, run/0, compile_all/2, filter/2]).
+
+%% Applications that ejabberd would start for features that an instance does not have: its own ACME client
+%% (p1_acme with jose) and image conversion (eimp, a process of its own).
+-define(NOT_STARTED, [p1_acme, eimp, os_mon, compiler, inets]).
+-define(MODULES_AT_ONCE, 64).
+
+%% Sources come with the configuration (ROOST_MODULES) and are compiled when they or the versions have changed,
+%% into ROOST_EBIN, from where this module was loaded unless it is the first start.
+start() ->
+    Sources = os:getenv("ROOST_MODULES"),
+    Beams = os:getenv("ROOST_EBIN"),
+    case compile_all(Sources, Beams) of
+        unchanged ->
+            ok;
+        compiled ->
+            true = code:add_patha(Beams),
+            {module, _} = code:load_file(?MODULE)
+    end,
+    ?MODULE:run().
+
+run() ->
+    preload(roost_preload:modules()),
+    ok = trim(ejabberd, ?NOT_STARTED),
+    ok = logger:add_primary_filter(roost, {fun ?MODULE:filter/2, []}),
+    case application:ensure_all_started(ejabberd, permanent) of
+        {ok, _} ->
+            open();
+        {error, Reason} ->
+            failed(Reason)
+    end.
+
+open() ->
+    Child = {roost_control, {roost_control, start_link, []}, permanent, 5000, worker, [roost_control]},
+    case supervisor:start_child(ejabberd_sup, Child) of
+        {ok, _} ->
+            ok;
+        {error, Reason} ->
+            failed(Reason)
+    end.
+
+failed(Reason) ->
+    io:format(standard_error, "roost: ejabberd did not start: ~tp~n", [Reason]),
+    halt(1).
+
+%% Compile each source of the directory into the other one. The stamp is written last: whoever is killed on the
+%% way begins again.
+compile_all(Sources, Beams) ->
+    Files = lists:sort(filelib:wildcard(filename:join(Sources, "*.erl"))),
+    Include = filename:join(code:lib_dir(ejabberd), "include"),
+    Stamp = stamp([code:lib_dir(ejabberd), erlang:system_info(system_version)], Files),
+    StampFile = filename:join(Beams, "stamp"),
+    case file:read_file(StampFile) of
+        {ok, Stamp} ->
+            unchanged;
+        _ ->
+            ok = filelib:ensure_dir(StampFile),
+            Options = [deterministic, report_errors, {i, Include}, {outdir, Beams}],
+            [{ok, _} = compile:file(File, Options) || File <- Files],
+            ok = file:write_file(StampFile, Stamp),
+            compiled
+    end.
+
+stamp(Versions, Files) ->
+    Texts = [element(2, {ok, _} = file:read_file(File)) || File <- Files],
+    binary:encode_hex(crypto:hash(sha256, [Versions | Texts])).
+
+%% Loading in batches lets one switch of code serve many modules, which saves a quarter of the CPU time of a
+%% start. What is missing is left to ejabberd to complain about.
+preload([]) ->
+    ok;
+preload(Modules) ->
+    {Some, Rest} = lists:split(min(?MODULES_AT_ONCE, length(Modules)), Modules),
+    _ = code:ensure_modules_loaded(Some),
+    preload(Rest).
+
+%% Take included applications out of an application's resource file, before anything loads it.
+trim(Application, Without) ->
+    File = code:where_is_file(atom_to_list(Application) ++ ".app"),
+    {ok, [{application, Application, Keys}]} = file:consult(File),
+    Included = proplists:get_value(included_applications, Keys, []),
+    application:load({application, Application,
+                      lists:keystore(included_applications, 1, Keys, {included_applications, Included -- Without})}).
+
+%% mod_host_meta looks for listeners of the module ejabberd_http by name, does not know that ours hands on to
+%% it, and cries "critical".
+filter(#{meta := #{mfa := {mod_host_meta, report_hostmeta_listener, _}}}, _) ->
+    stop;
+filter(_, _) ->
+    ignore.
