@@ -1,4 +1,4 @@
-"""The roles on this machine, with directories and groups of the test: check mode, a first run, a second without change."""
+"""The roles on this machine, with the test's directories and group: check mode, a first run, a second without change."""
 
 from __future__ import annotations
 
@@ -49,8 +49,12 @@ def play(place: Path, *options: str) -> dict[str, int]:
         "edge_control_group": CONTROL_GROUP,
         "edge_map_dir": f"{place}/maps",
         "edge_config_file": f"{place}/haproxy.cfg",
-        "edge_arguments": ["--address=127.65.0.1", f"--socket={place}/edge.sock", f"--map-dir={place}/maps"]
-        + [f"--control-group={CONTROL_GROUP}"],
+        "edge_arguments": [
+            "--address=127.65.0.1",
+            f"--socket={place}/edge.sock",
+            f"--map-dir={place}/maps",
+            f"--control-group={CONTROL_GROUP}",
+        ],
         "coturn_control_group": CONTROL_GROUP,
         "coturn_database": f"{place}/turn/turn.sqlite",
         "coturn_config_file": f"{place}/turnserver.conf",
@@ -61,9 +65,9 @@ def play(place: Path, *options: str) -> dict[str, int]:
     machine = {"ansible_connection": "local", "ansible_become": False}
     inventory = {"all": {"vars": machine}, "nodes": hosts, "edges": hosts, "turn": hosts}
     (place / "hosts.yml").write_text(json.dumps(inventory))
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(place / "hosts.yml")]
-        + ["-e", f"@{place}/values.json", "node.yml", *options],
+        [program, "-i", str(place / "hosts.yml"), "-e", f"@{place}/values.json", "node.yml", *options],
         cwd=ANSIBLE,
         capture_output=True,
         text=True,
