@@ -1,4 +1,4 @@
-"""The roles on this machine, with the test's directories and group: check mode, a first run, a second without change."""
+"""The roles on this machine, in the test's directories: check mode, a first run, a second without change."""
 
 from __future__ import annotations
 
