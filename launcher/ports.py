@@ -56,16 +56,27 @@ def holder(port: Port, proc: Path = Path("/proc")) -> str:
     inodes = _inodes(port, proc)
     if not inodes:
         return ""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
     for entry in proc.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            links = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
-            if any(link.startswith("socket:[") and link[8:-1] in inodes for link in links):
+        if entry.name.isdigit() and wanted & _files_of(entry):
+            try:
                 return f"{(entry / 'comm').read_text().strip()} (process {entry.name})"
-        except OSError:
-            continue
+            except OSError:
+                continue
     return ""
+
+
+def _files_of(process: Path) -> set[str]:
+    found = set()
+    try:
+        for fd in os.listdir(process / "fd"):
+            try:
+                found.add(os.readlink(process / "fd" / fd))
+            except OSError:  # closed meanwhile
+                continue
+    except OSError:  # ended meanwhile, or not ours to see
+        pass
+    return found
 
 
 def _inodes(port: Port, proc: Path) -> set[str]:

@@ -42,15 +42,13 @@ def escaped(text: str) -> str:
 
 
 def environment_value(pairs: Mapping[str, str]) -> str:
-    """``KEY="value",…`` as supervisord reads it: with shlex, backslashes and double quotes escaped."""
+    """``KEY="value",…``. supervisord knows no escapes in there, so what would need one is refused (``ValueError``)."""
     for name, value in pairs.items():
-        if any(c in value for c in "\n\r\0"):
-            raise ValueError(f"{name} has a line break in it, which supervisord's configuration cannot carry")
-    quoted = (
-        f"{name}=" + '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        for name, value in sorted(pairs.items())
-    )
-    return escaped(",".join(quoted))
+        if any(c in value for c in "\n\r\0\"'"):
+            raise ValueError(
+                f"{name} has a quote or a line break in it, which supervisord's configuration cannot carry"
+            )
+    return escaped(",".join(f'{name}="{value}"' for name, value in sorted(pairs.items())))
 
 
 def command_value(argv: Sequence[str]) -> str:

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher import demo, files, jobs, keys, leftovers, testing, venv
+from launcher.errors import Problem
+from launcher.layout import Layout
+from launcher.services.names import forward_clause
+
+
+def layout(place: Path, name: str = "var") -> Layout:
+    return Layout(place, place / name, place / name, 77)
+
+
+def test_a_file_is_written_once_and_whole(tmp_path: Path) -> None:
+    target = tmp_path / "conf"
+    me = {"owner": "root", "group": "root"} if os.geteuid() == 0 else None
+    if me is None:
+        pytest.skip("owners are set by root")
+    assert files.write(target, "a\n", mode=0o600)
+    assert not files.write(target, "a\n", mode=0o640)
+    assert files.write(target, "b\n", mode=0o640)
+    assert (target.read_text(), target.stat().st_mode & 0o777) == ("b\n", 0o640)
+    assert [p.name for p in tmp_path.iterdir()] == ["conf"]
+
+
+def test_the_services_copy_is_the_code_and_nothing_else(tmp_path: Path) -> None:
+    source, target = tmp_path / "clone", tmp_path / "app"
+    (source / "pkg" / "__pycache__").mkdir(parents=True)
+    (source / "pkg" / "a.py").write_text("1")
+    (source / "pkg" / "__pycache__" / "a.pyc").write_text("x")
+    (source / "secret").write_text("x")
+    (source / "manage.py").write_text("2")
+    (source / "manage.py").chmod(0o700)
+    files.mirror(source, target, ("pkg", "manage.py", "missing"))
+    first = files.digest(source, files.tree_files(source, ("pkg", "manage.py")))
+    assert sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()) == ["manage.py", "pkg/a.py"]
+    assert (target / "manage.py").stat().st_mode & 0o777 == 0o755
+    assert (target / "pkg" / "a.py").stat().st_mode & 0o777 == 0o644
+    (source / "pkg" / "b.py").write_text("3")
+    (source / "manage.py").unlink()
+    files.mirror(source, target, ("pkg", "manage.py"))
+    assert sorted(p.name for p in target.rglob("*") if p.is_file()) == ["a.py", "b.py"]
+    assert files.digest(source, files.tree_files(source, ("pkg", "manage.py"))) != first
+
+
+def test_secrets_are_made_once(tmp_path: Path) -> None:
+    place = layout(tmp_path)
+    place.state.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("owners are set by root")
+    first = keys.load(place)
+    assert keys.load(place) == first
+    assert (place.state / "secrets").stat().st_mode & 0o777 == 0o600
+    assert first.django not in repr(first)
+    assert keys.keep(place, token="t").token == "t"
+    assert keys.load(place).django == first.django
+
+
+def test_damaged_secrets_are_told(tmp_path: Path) -> None:
+    place = layout(tmp_path)
+    place.state.mkdir()
+    (place.state / "secrets").write_text("{")
+    with pytest.raises(Problem, match="damaged"):
+        keys.load(place)
+
+
+def test_only_the_tests_stack_may_be_killed_at_given_places(tmp_path: Path) -> None:
+    kept = keys.Secrets(django="d", powerdns="p", master_key="m", operator_password="", token="")
+    assert "ROOST_FAULT_DIR" not in keys.environment(layout(tmp_path), kept)
+    assert "ROOST_FAULT_DIR" in keys.environment(layout(tmp_path, "var-test"), kept)
+
+
+def test_the_environment_changes_with_the_lock_and_the_place(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("a==1 --hash=x\n")
+    place = tmp_path / "venv"
+    (place / "bin").mkdir(parents=True)
+    (place / "bin" / "python").write_text("")
+    assert not venv.is_current(place, [lock])
+    (place / "roost-key").write_text(venv.key([lock], place))
+    assert venv.is_current(place, [lock])
+    assert venv.key([lock], tmp_path / "other") != venv.key([lock], place)
+    lock.write_text("a==2 --hash=y\n")
+    assert not venv.is_current(place, [lock])
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("", []),
+        ("# nothing\nsearch example.com\n", []),
+        ("nameserver 192.0.2.1\nnameserver fe80::1%eth0\n", ["192.0.2.1", "fe80::1"]),
+        ("nameserver 192.0.2.1\n" * 5, ["192.0.2.1"] * 3),
+    ],
+)
+def test_other_names_go_to_the_machines_own_servers(text: str, servers: list[str]) -> None:
+    clause = forward_clause(text)
+    assert [line.split()[1] for line in clause.splitlines() if "forward-addr" in line] == servers
+    assert bool(clause) == bool(servers)
+
+
+def test_children_of_a_supervisor_are_known_by_their_environment(tmp_path: Path) -> None:
+    socket = tmp_path / "s.sock"
+    argv = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    mark = {"SUPERVISOR_SERVER_URL": f"unix://{socket}"}
+    child = subprocess.Popen(argv, env={**os.environ, **mark}, stdout=subprocess.PIPE)
+    other = subprocess.Popen(argv, env={**os.environ}, stdout=subprocess.PIPE)
+    try:
+        for process in (child, other):
+            assert process.stdout is not None
+            process.stdout.readline()
+        assert leftovers.find([socket]) == [child.pid]
+        assert leftovers.find([tmp_path / "another.sock"]) == []
+        leftovers.end([child.pid])
+        assert child.wait(timeout=10) != 0
+        assert other.poll() is None
+    finally:
+        for process in (child, other):
+            process.kill()
+            process.wait(timeout=10)
+
+
+def test_the_demonstration_has_one_tenant_of_each_engine() -> None:
+    assert {tenant.engine for tenant in demo.TENANTS} == {"prosody", "ejabberd"}
+    assert demo.TENANTS[0].domain == "acme.roost.example"
+
+
+def test_words_of_the_test_command() -> None:
+    everything = testing.parse([])
+    assert everything.lint
+    assert everything.unit
+    assert everything.integration
+    assert everything.e2e
+    unit = testing.parse(["--unit"])
+    assert unit.unit
+    assert not unit.needs_stack
+    own = testing.parse(["tests/stack", "-k", "life", "--keep"])
+    assert own.words == ("tests/stack", "-k", "life")
+    assert own.keep
+    assert own.needs_stack
+    assert not own.unit
+    with pytest.raises(Problem):
+        testing.parse(["--unit", "tests/unit/x"])
+
+
+def job(tmp_path: Path, name: str, script: str, report: Path | None = None) -> jobs.Job:
+    return jobs.Job(name, [sys.executable, "-c", script], tmp_path, dict(os.environ), report, timeout_s=30)
+
+
+def test_reports_are_counted_and_failures_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "r.xml"
+    text = '<testsuites><testsuite tests="7" errors="1" failures="1" skipped="2"/></testsuites>'
+    good = job(tmp_path, "good", f"open({str(report)!r}, 'w').write({text!r}); print('5 passed')", report)
+    bad = job(tmp_path, "bad", "import sys; print('what went wrong'); sys.exit(3)")
+    silent = job(tmp_path, "silent", "pass", tmp_path / "none.xml")
+    count = jobs.Count()
+    jobs.run_all([good, bad, silent], count, at_once=2, logs=tmp_path / "logs")
+    assert (count.passed, count.failed, count.skipped) == (3, 2, 2)
+    assert sorted(count.broken) == ["bad", "silent"]
+    assert jobs.verdict(count) == 1
+    said = capsys.readouterr().out
+    assert "what went wrong" in said
+    assert said.splitlines()[-1] == "3 passed, 2 failed, 2 skipped"
+
+
+def test_a_run_without_tests_is_no_success(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="No test ran"):
+        jobs.verdict(jobs.Count())
+
+
+def test_passwords_of_the_demonstration_are_read_back(tmp_path: Path) -> None:
+    place = layout(tmp_path)
+    place.state.mkdir()
+    assert demo.passwords_of(place) == {}
+    (place.state / "demo").write_text(json.dumps({"a@acme.roost.example": "x"}))
+    assert demo.passwords_of(place) == {"a@acme.roost.example": "x"}
