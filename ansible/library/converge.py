@@ -43,6 +43,10 @@ options:
     description: Seconds to wait for another run on this node.
     type: int
     default: 60
+  ready_limit_s:
+    description: Seconds to wait at most for processes to accept connections; those that are up are no error then.
+    type: int
+    default: 600
 author:
   - Roost (@roost)
 """
@@ -92,6 +96,7 @@ ARGUMENTS = {
     "supervisor_socket": {"type": "str", "default": ""},
     "fence": {"type": "int", "required": True},
     "lock_timeout_s": {"type": "int", "default": 60},
+    "ready_limit_s": {"type": "int", "default": 600},
 }
 
 
@@ -218,9 +223,11 @@ def main():
     except OSError as error:
         module.fail_json(msg="The state directory {}: {}.".format(params["state_dir"], error.strerror), instances={})
     if params["runtime"] == "supervisor":
-        runtime = Supervisor(params["runtime_dir"], params["state_dir"], params["supervisor_socket"], check)
+        runtime = Supervisor(
+            params["runtime_dir"], params["state_dir"], params["supervisor_socket"], check, params["ready_limit_s"]
+        )
     else:
-        runtime = Systemd(params["runtime_dir"], check)
+        runtime = Systemd(params["runtime_dir"], check, params["ready_limit_s"])
     results = converge(bundles, runtime, marks, check)
     os.close(lock)
     lines = [f"{key}: {line}" for key in sorted(results) for line in results[key]["diff"]]

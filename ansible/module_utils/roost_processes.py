@@ -109,8 +109,11 @@ def kill_leftovers(work, timeout_s=5.0):
         time.sleep(0.02)
 
 
-def wait_ready(works, look):
+def wait_ready(works, look, limit_s):
     """Wait until each wanted process runs and accepts; sets ``running`` or ``error``.
+
+    ``limit_s``: how long the run waits at most. A process that is up by then but does not accept yet is no error
+    before its own time is over: the caller asks it later. One that is not up, having ended again, is.
 
     ``look``: () -> {process name: (up, given up, words)}; it is asked a few times a second, the sockets often.
     """
@@ -127,6 +130,10 @@ def wait_ready(works, look):
                 work.running = True
             elif given_up:
                 work.error = f"{work.process} ended instead of running: {words}."
+            elif time.monotonic() - started > limit_s and not up:
+                work.error = f"{work.process} does not stay up: {words}."
+            elif limit_s < time.monotonic() - started <= work.program["ready_timeout_s"]:
+                pass
             elif time.monotonic() - started > work.program["ready_timeout_s"]:
                 place = work.program["ready_socket"] or "any socket"
                 limit = work.program["ready_timeout_s"]

@@ -119,7 +119,8 @@ def render(bundle, log_dir):
 class Supervisor:
     """Applies processes of many bundles at once. Faults of one program become that bundle's error."""
 
-    def __init__(self, runtime_dir, state_dir, socket_path, check):
+    def __init__(self, runtime_dir, state_dir, socket_path, check, ready_limit_s):
+        self.ready_limit_s = ready_limit_s
         self.runtime_dir = runtime_dir
         self.log_dir = os.path.join(state_dir, "log")
         self.socket_path = socket_path
@@ -174,7 +175,7 @@ class Supervisor:
         self._stop(works, seen, set(changed))
         for work in [work for work in works if not work.error]:
             self._start(work, seen, set(added), set(changed), set(removed))
-        wait_ready(works, self.look)
+        wait_ready(works, self.look, self.ready_limit_s)
 
     def _path(self, work):
         return os.path.join(self.runtime_dir, work.process + ".conf")

@@ -101,7 +101,8 @@ def render(bundle):
 class Systemd:
     """Applies units of many bundles at once, with few calls of systemctl."""
 
-    def __init__(self, runtime_dir, check):
+    def __init__(self, runtime_dir, check, ready_limit_s):
+        self.ready_limit_s = ready_limit_s
         self.runtime_dir = runtime_dir
         self.check = check
 
@@ -178,7 +179,7 @@ class Systemd:
             work.restarted = True
         for work in stop:
             work.running = False
-        wait_ready(works, lambda: self.look(works))
+        wait_ready(works, lambda: self.look(works), self.ready_limit_s)
 
     def look(self, works):
         """See ``wait_ready``. Units restart for ever, so none gives up by itself before the time is over."""

@@ -34,6 +34,8 @@ LEASE_S = 180.0
 RENEW_EVERY_S = 20.0
 RUN_TIMEOUT_S = 150.0
 RESYNC_S = 600.0
+#: An engine that starts slowly or not at all does not hold up the others: its instance asks it from then on.
+READY_LIMIT_S = 5
 #: One run takes this many; the rest is due at once again. Bounds a run's length and its lease.
 BATCH = 50
 
@@ -68,6 +70,7 @@ def reconcile(lease: Lease) -> Next | None:
             fence=lease.fence,
             timeout_s=RUN_TIMEOUT_S,
             cancelled=_Renewal(lease),
+            ready_limit_s=READY_LIMIT_S,
         )
     except Unavailable as error:
         return _unavailable(lease, batch, str(error))

@@ -56,6 +56,7 @@ class AnsibleNode:
         timeout_s: float,
         cancelled: Callable[[], bool] = lambda: False,
         check: bool = False,
+        ready_limit_s: int = 600,
     ) -> Mapping[str, Applied]:
         """Apply all bundles in one run; one entry per bundle, its fault in ``error``.
 
@@ -65,7 +66,7 @@ class AnsibleNode:
         """
         if not bundles:
             return {}
-        values = _values(target, bundles, fence, timeout_s)
+        values = _values(target, bundles, fence, timeout_s, ready_limit_s)
         with self._run_directory() as place:
             variables = place / "variables.json"
             _write_private(variables, json.dumps(values))
@@ -165,7 +166,9 @@ def pack(bundles: Sequence[Bundle]) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 1)).decode()
 
 
-def _values(target: NodeTarget, bundles: Sequence[Bundle], fence: int, timeout_s: float) -> dict[str, Any]:
+def _values(
+    target: NodeTarget, bundles: Sequence[Bundle], fence: int, timeout_s: float, ready_limit_s: int = 600
+) -> dict[str, Any]:
     local = target.connection == "local"
     values: dict[str, Any] = {
         "roost_bundles": pack(bundles),
@@ -174,6 +177,7 @@ def _values(target: NodeTarget, bundles: Sequence[Bundle], fence: int, timeout_s
         "roost_runtime_dir": target.runtime_dir,
         "roost_supervisor_socket": target.supervisor_socket,
         "roost_fence": fence,
+        "roost_ready_limit_s": ready_limit_s,
         "roost_lock_timeout_s": max(1, min(LOCK_TIMEOUT_S, int(timeout_s / 2))),
         "ansible_connection": target.connection,
         "ansible_python_interpreter": sys.executable if local else "/usr/bin/python3",

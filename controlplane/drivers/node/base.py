@@ -58,5 +58,10 @@ class NodeDriver(Protocol):
         timeout_s: float,
         cancelled: Callable[[], bool] = lambda: False,
         check: bool = False,
+        ready_limit_s: int = 600,
     ) -> Mapping[str, Applied]:
-        """Apply all; one entry per bundle. ``fence``: the node refuses a lower one than it has seen."""
+        """Apply all; one entry per bundle. ``fence``: the node refuses a lower one than it has seen.
+
+        ``ready_limit_s``: the run waits so long at most for engines to accept; one that is up but not ready by
+        then is no error (``running`` is False), one that does not stay up is.
+        """

@@ -6,6 +6,9 @@ instances in one run. What the engine has read is compared too, so a reload that
 
 from __future__ import annotations
 
+import random
+
+from django.conf import settings
 from django.utils import timezone
 
 from controlplane.fleet import services as fleet
@@ -19,7 +22,7 @@ from controlplane.values.outcome import Done, Outcome, Wait
 #: The node's pass wakes the instance; this is only for the case that it cannot.
 LOOK_AGAIN_S = 20.0
 #: How long an engine that was applied may be silent before the node is asked to look after it.
-SILENCE_S = 10.0
+START_S = 30.0
 SUSPENDED_S = 3600.0
 
 
@@ -42,7 +45,10 @@ class ServerRunning:
         """The files on the node are right, but the engine may not have read them."""
         placement = subject.placement
         assert placement is not None
-        subject.control.reload()
+        try:
+            subject.control.reload()
+        except Unavailable as error:
+            return self._silent(placement, lease, error)
         fleet.mark_loaded(placement, lease)
         return self._alive(subject, placement, lease)
 
@@ -50,12 +56,18 @@ class ServerRunning:
         try:
             health = subject.control.health()
         except Unavailable as error:
-            since = placement.applied_at or timezone.now()
-            if (timezone.now() - since).total_seconds() > SILENCE_S:
-                # The supervisor restarts a crash by itself. If that did not help, the node looks what is missing.
-                fleet.apply_again(placement, lease)
-            return Wait("EngineSilent", f"The engine does not answer: {error}", after_s=2.0, failed=True)
-        return Done("Running", f"{health.version} on {placement.node.name}, {health.sessions} sessions.")
+            return self._silent(placement, lease, error)
+        again_s = settings.ROOST["HEALTH_S"] * (0.75 + random.random() / 2)
+        return Done("Running", f"{health.version} on {placement.node.name}, {health.sessions} sessions.", again_s)
+
+    def _silent(self, placement: Placement, lease: Lease, error: Unavailable) -> Outcome:
+        """Just started, or in trouble: the supervisor restarts a crash; if that does not help, the node looks."""
+        since = placement.applied_at or timezone.now()
+        silent_s = (timezone.now() - since).total_seconds()
+        if silent_s <= START_S:
+            return Wait("Starting", "The engine starts.", after_s=0.5 + silent_s / 8)
+        fleet.apply_again(placement, lease)
+        return Wait("EngineSilent", f"The engine does not answer: {error}", after_s=LOOK_AGAIN_S, failed=True)
 
     def undo(self, subject: Subject, lease: Lease) -> Outcome:
         placement = subject.placement

@@ -245,3 +245,13 @@ def test_a_user_that_is_not_ours_is_left_alone(node: Node) -> None:
         applied = node.converge(replace(bundle, state=state))[bundle.key]
         assert "is not this instance's" in applied.error
     assert pwd.getpwnam("nobody")
+
+
+def test_a_slow_start_holds_up_the_run_no_longer_than_asked(node: Node) -> None:
+    """Up but not accepting is no error at the limit; what does not stay up is one."""
+    slow, broken = node.bundle(), node.bundle(mode="crash")
+    slow = replace(slow, program=replace(slow.program, ready_socket="run/never.sock", ready_timeout_s=60))
+    broken = replace(broken, program=replace(broken.program, ready_timeout_s=60))
+    results = node.converge(slow, broken, ready_limit_s=2)
+    assert (results[slow.key].error, results[slow.key].running) == ("", False)
+    assert "does not stay up" in results[broken.key].error or "ended instead of running" in results[broken.key].error
