@@ -91,7 +91,7 @@ def sync_records(*, instance: Instance, wanted: Sequence[Wanted], lease: Lease) 
     """
     # A look without the lease first: in most passes nothing differs, and nothing is locked.
     known = {(row.zone_id is not None, *row.key): row for row in instance.dns_records.all()}
-    zones = {w.zone: ensure_zone(w.zone) for w in wanted if w.zone is not None}
+    zones = {name: ensure_zone(name) for name in {w.zone for w in wanted if w.zone is not None}}
     by_key = {(w.zone is not None, *w.record_set.key): w for w in wanted}
     stale = [key for key, row in known.items() if row.wanted and key not in by_key]
     fresh = [w for key, w in by_key.items() if not _is_as_wanted(known.get(key), w)]
