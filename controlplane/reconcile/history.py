@@ -36,7 +36,7 @@ class Cursor:
         if not text:
             return cls()
         txid, dash, id_ = text.partition("-")
-        if not (dash and txid.isdigit() and id_.isdigit() and len(text) < 60):
+        if not (dash and text.isascii() and txid.isdigit() and id_.isdigit() and len(text) < 60):
             raise InvalidInput("after", "That is no cursor of this history.", remedy="Use a `cursor` from an answer.")
         return cls(int(txid), int(id_))
 

@@ -59,7 +59,27 @@ def touch(kind: str, object_id: str, queue: str, *, after_s: float = 0.0) -> Non
     with connection.cursor() as cursor:
         cursor.execute(_TOUCH, [kind, object_id, queue, after_s, after_s <= 0])
     if after_s <= 0:
-        transaction.on_commit(lambda: wake(queue))
+        _wake_on_commit(queue)
+
+
+class _Wake:
+    """Wakes a queue when the transaction commits; a class, so that one that is registered already is known again."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+
+    def __call__(self) -> None:
+        wake(self.queue)
+
+
+def _wake_on_commit(queue: str) -> None:
+    """One message for a queue and transaction: a plan with 10,000 instances is one wake-up, not 10,000."""
+    here = set(connection.savepoint_ids)
+    for saved, registered, *_ in connection.run_on_commit:
+        # One that hangs on a savepoint which is closed by now could still go with it; ours would not.
+        if isinstance(registered, _Wake) and registered.queue == queue and set(saved) <= here:
+            return
+    transaction.on_commit(_Wake(queue))
 
 
 def forget(kind: str, object_id: str) -> None:
@@ -69,23 +89,30 @@ def forget(kind: str, object_id: str) -> None:
         cursor.execute("DELETE FROM reconcile_workitem WHERE kind = %s AND object_id = %s", [kind, object_id])
 
 
+# The advisory lock of an item is one 64-bit key: its number may be as large (touches use up numbers, too).
+#: The candidates are chosen first, and only they are locked: a condition beside the others would be tried for
+#: every due row, and 10,000 advisory locks are more than PostgreSQL's table of locks holds.
 _CLAIM = """
-UPDATE reconcile_workitem SET fence = fence + 1, nudged = false, holder = %s,
-  leased_until = clock_timestamp() + make_interval(secs => %s)
-WHERE id IN (
+WITH candidates AS MATERIALIZED (
   SELECT id FROM reconcile_workitem
   WHERE queue = ANY(%s) AND due_at <= clock_timestamp()
     AND (leased_until IS NULL OR leased_until < clock_timestamp())
-    AND pg_try_advisory_xact_lock(7077, id::int)
-  ORDER BY due_at FOR UPDATE SKIP LOCKED LIMIT %s)
+  ORDER BY due_at FOR UPDATE SKIP LOCKED LIMIT %s),
+taken AS MATERIALIZED (
+  SELECT id FROM candidates WHERE pg_try_advisory_xact_lock((7077::bigint << 48) + id) LIMIT %s)
+UPDATE reconcile_workitem SET fence = fence + 1, nudged = false, holder = %s,
+  leased_until = clock_timestamp() + make_interval(secs => %s)
+WHERE id IN (SELECT id FROM taken)
 RETURNING id, kind, object_id, queue, fence, attempts
 """
+#: So many more candidates than wanted: some may be held by a pass whose lease ran out while it writes.
+_SPARE = 16
 
 
 def claim(queues: Sequence[str], *, holder: str, limit: int = 1, lease_s: float = LEASE_S) -> list[Lease]:
     """Lease up to ``limit`` due resources, the longest due first."""
     with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, [holder, lease_s, list(queues), limit])
+        cursor.execute(_CLAIM, [list(queues), limit + _SPARE, limit, holder, lease_s])
         return [Lease(*row) for row in cursor.fetchall()]
 
 
@@ -122,7 +149,7 @@ def hold(lease: Lease) -> None:
     node's pass touches the instance, and with row locks those two would wait for each other.
     """
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock_shared(7077, %s)", [lease.item_id])
+        cursor.execute("SELECT pg_advisory_xact_lock_shared((7077::bigint << 48) + %s)", [lease.item_id])
         # A statement of its own, so that it sees what was committed while the lock was waited for.
         cursor.execute("SELECT 1 FROM reconcile_workitem WHERE id = %s AND fence = %s", [lease.item_id, lease.fence])
         if cursor.fetchone() is None:

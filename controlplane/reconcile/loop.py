@@ -8,7 +8,6 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
@@ -39,10 +38,21 @@ def bury_the_dead() -> int:
     for name in leases.holders():
         host, _, rest = name.partition(":")
         pid = rest.partition(":")[0]
-        if host == here and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if host == here and pid.isdigit() and not _lives(int(pid)):
             ended += leases.take_from(name)
             log.warning("%s died with a lease", name)
     return ended
+
+
+def _lives(pid: int) -> bool:
+    """Asked by signal 0 and not of /proc, which may hide other users' processes (hidepid): the node worker's is one."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def run_one(queues: Sequence[str], *, lease_s: float = leases.LEASE_S) -> bool:

@@ -139,7 +139,9 @@ class Pass(Generic[Subject]):
         except Exception as error:
             self.result.failed = True
             log.exception("%s: failed", where)
-            return Wait("InternalError", f"{type(error).__name__}: {error}", after_s=backoff_s(self.lease.attempts))
+            # Tenants read conditions, and the text of an error that nobody foresaw may hold anything.
+            message = f"An error of Roost's own ({type(error).__name__}); the worker's log has the details."
+            return Wait("InternalError", message, after_s=backoff_s(self.lease.attempts))
 
     def _note(self, condition: str, outcome: Outcome) -> None:
         if isinstance(outcome, Done):

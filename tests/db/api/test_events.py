@@ -48,6 +48,11 @@ def test_pages_follow_each_other(world):
     assert (last["events"], last["cursor"]) == ([], second["cursor"])
 
 
+@pytest.mark.parametrize("cursor", ["%C2%B2-1", "1-%D9%A1", "x", "-", "1-", "1" * 70])
+def test_what_is_no_cursor_is_refused(world, cursor):
+    assert client("acme").get(f"{API}/events/?after={cursor}").status_code == 422
+
+
 def test_others_events_are_not_there(world):
     found = client("acme").get(f"{API}/events/").json()["events"]
     assert {e["object_id"] for e in found} == {world["acme"].key}

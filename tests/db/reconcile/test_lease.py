@@ -189,3 +189,45 @@ def test_nobody_claims_while_the_holder_writes() -> None:
         thread.join()
         assert taken == []
     assert len(claim()) == 1
+
+
+def test_a_claim_locks_a_handful_however_many_are_due() -> None:
+    """Each advisory lock takes a place in PostgreSQL's shared table of locks, which has some thousands."""
+    for number in range(200):
+        leases.touch("Toy", f"t{number}", "q")
+    with transaction.atomic():
+        assert len(claim()) == 1
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()")
+            assert cursor.fetchone()[0] <= 20
+
+
+def test_numbers_beyond_31_bits_can_be_held() -> None:
+    """Every touch uses up a number of the sequence, so they grow large in time."""
+    WorkItem.objects.create(pk=2**33, kind="Toy", object_id="a", queue="q")
+    (held,) = claim()
+    with transaction.atomic():
+        leases.hold(held)
+
+
+def test_many_touches_of_a_transaction_wake_their_queue_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(leases, "wake", woken.append)
+    with transaction.atomic():
+        for name in "abc":
+            leases.touch("Toy", name, "q")
+        with transaction.atomic():
+            leases.touch("Toy", "d", "q")
+            leases.touch("Toy", "e", "other")
+    assert sorted(woken) == ["other", "q"]
+
+
+def test_a_wake_up_is_not_lost_with_a_part_that_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(leases, "wake", woken.append)
+    with transaction.atomic():
+        part = transaction.savepoint()
+        leases.touch("Toy", "a", "q")
+        transaction.savepoint_rollback(part)
+        leases.touch("Toy", "b", "q")
+    assert woken == ["q"]
