@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 
 from celery import Celery
+from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings.production")
 
-SWEEP_S = 5.0
 #: A wake-up that waited longer than this has been overtaken by a sweep.
 EXPIRES_S = 30
 
@@ -32,7 +32,7 @@ app.conf.update(
     broker_connection_timeout=3,
     broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 3, "visibility_timeout": 3600},
     beat_schedule={
-        "sweep": {"task": "controlplane.tasks.sweep", "schedule": SWEEP_S, "options": {"expires": EXPIRES_S}},
+        "sweep": {"task": "controlplane.tasks.sweep", "schedule": settings.ROOST["SWEEP_S"], "options": {"expires": EXPIRES_S}},
         "housekeeping": {"task": "controlplane.tasks.housekeeping", "schedule": 600.0, "options": {"expires": 600}},
     },
 )

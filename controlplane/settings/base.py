@@ -166,6 +166,7 @@ ROOST: dict[str, Any] = {
     "S2S_REFERENCE_PEER": env.text("ROOST_S2S_REFERENCE_PEER", ""),
     "BACKOFF_CAP_S": env.number("ROOST_BACKOFF_CAP_S", 300),
     "HEALTH_S": env.number("ROOST_HEALTH_S", 60),
+    "SWEEP_S": env.number("ROOST_SWEEP_S", 5),
     "RESYNC_S": env.number("ROOST_RESYNC_S", 3600),
     "WAKE": env.text("ROOST_WAKE", "controlplane.tasks.wake"),
     "FAULT_DIR": env.text("ROOST_FAULT_DIR", ""),
