@@ -45,6 +45,11 @@ def trust_roots() -> str | None:
     return special
 
 
+def special_roots() -> str:
+    """The roots beside the system's, PEM; empty if there are none."""
+    return _joined(own_roots(), extra_roots())
+
+
 def all_roots() -> str:
     """As ``trust_roots``, with the system's roots written out; empty if there are none at all."""
     return _joined(own_roots(), extra_roots(), system_bundle() if settings.ROOST["TRUST_SYSTEM"] else "")

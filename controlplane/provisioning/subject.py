@@ -12,7 +12,7 @@ from django.conf import settings
 
 from controlplane import wiring
 from controlplane.certificates import services as certificates
-from controlplane.certificates.trust import all_roots
+from controlplane.certificates.trust import all_roots, special_roots
 from controlplane.drivers.engine.base import EngineControl, EngineDriver
 from controlplane.fleet.models import Placement
 from controlplane.turn import services as turn
@@ -74,6 +74,9 @@ class Subject:
             return ()
         chain, key = issued
         roots = all_roots()
+        if self.spec.trust_system and self.engine.reads_system_trust:
+            # A file without any certificate is refused: the instance's own chain in it adds no trust to a peer's.
+            roots = special_roots() or chain
         return (
             ManagedFile("certs/chain.pem", chain.encode(), on_change="reload"),
             ManagedFile("certs/key.pem", key.reveal().encode(), on_change="reload"),
@@ -122,6 +125,7 @@ def build_spec(instance: Instance, placement: Placement) -> InstanceSpec:
         contacts=tuple(Contact(c["kind"], c["uri"]) for c in instance.contacts),
         admins=tuple(Jid.parse(jid) for jid in instance.admins),
         s2s_blocked=tuple(DomainName(name) for name in instance.s2s_blocked),
+        trust_system=conf["TRUST_SYSTEM"],
         resolver=wiring.resolver(),
         edge_addresses=tuple(conf["EDGE_SOURCES"]),
     )

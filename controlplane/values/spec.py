@@ -157,6 +157,7 @@ class InstanceSpec:
     contacts: tuple[Contact, ...] = ()
     admins: tuple[Jid, ...] = ()
     s2s_blocked: tuple[DomainName, ...] = ()
+    trust_system: bool = False  # the node's own roots are trusted too, beside those in ``Paths.trust_file``
     resolver: str | None = None  # "address" or "address@port"; None: the node's own
     edge_addresses: tuple[str, ...] = ()  # who may send a PROXY header
     public_https_port: int = 443

@@ -149,6 +149,8 @@ class EngineDriver(Protocol):
     """One engine. Drivers hold no state; ``control`` opens a channel to a running instance."""
 
     name: str
+    #: True: ``spec.trust_system`` is enough to trust the node's roots. False: they have to be in the trust file.
+    reads_system_trust: bool
 
     def files(self, spec: InstanceSpec) -> tuple[ManagedFile, ...]:
         """Configuration files and modules (paths below the root, all under ``config/``); pure.

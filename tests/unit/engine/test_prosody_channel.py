@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import tempfile
 import threading
@@ -72,6 +73,16 @@ def test_silence_ends_in_time_and_tells_no_secret() -> None:
     with answering(b"", close=False) as path, pytest.raises(Unavailable, match=r"0\.2 s") as raised:
         channel.call(path, "create_account", {"password": "hunter2"}, timeout_s=0.2)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the directory to another user")
+def test_a_link_to_another_users_socket_gets_no_call() -> None:
+    with answering(result('{"value": 1}')) as theirs, tempfile.TemporaryDirectory(prefix="ch") as directory:
+        os.chown(directory, 61001, -1)
+        link = Path(directory) / "control.sock"
+        link.symlink_to(theirs)
+        with pytest.raises(Rejected, match="Another user"):
+            channel.call(PurePosixPath(link), "set_password", {"password": "x"}, timeout_s=5)
 
 
 def test_no_socket_is_unavailable() -> None:

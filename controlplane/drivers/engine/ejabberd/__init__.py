@@ -18,6 +18,7 @@ class EjabberdDriver:
     """``EngineDriver`` for ejabberd 23.01 as Debian 12 has it. Holds no state."""
 
     name = "ejabberd"
+    reads_system_trust = False  # its ca_file is one file
 
     def files(self, spec: InstanceSpec) -> tuple[ManagedFile, ...]:
         return config.files(spec)

@@ -17,6 +17,7 @@ class ProsodyDriver:
     """``EngineDriver`` for Prosody 0.12 with Debian's prosody-modules. Holds no state."""
 
     name = "prosody"
+    reads_system_trust = True
 
     def files(self, spec: InstanceSpec) -> tuple[ManagedFile, ...]:
         return config.files(spec)

@@ -13,11 +13,13 @@ from pathlib import PurePosixPath
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from controlplane.drivers.engine import peer
 from controlplane.values.errors import InvalidInput, Rejected, Unavailable
 
 NAMESPACE = "urn:roost:control:1"
 _HEADER = "<stream:stream xmlns='xmpp:prosody.im/admin' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
-_MAX_ANSWER_BYTES = 256 * 1024 * 1024
+#: Enough for 100,000 accounts; what comes from a tenant's process must not fill our memory.
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
 def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s: float) -> Any:
@@ -30,7 +32,7 @@ def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s
     try:
         with socket.socket(socket.AF_UNIX) as stream:
             stream.settimeout(timeout_s)
-            stream.connect(str(path))
+            peer.connect(stream, path)
             stream.sendall(_HEADER.encode() + _request(name, arguments))
             answer = _answer(stream, deadline)
     except TimeoutError:
