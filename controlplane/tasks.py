@@ -32,7 +32,11 @@ app.conf.update(
     broker_connection_timeout=3,
     broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 3, "visibility_timeout": 3600},
     beat_schedule={
-        "sweep": {"task": "controlplane.tasks.sweep", "schedule": settings.ROOST["SWEEP_S"], "options": {"expires": EXPIRES_S}},
+        "sweep": {
+            "task": "controlplane.tasks.sweep",
+            "schedule": settings.ROOST["SWEEP_S"],
+            "options": {"expires": EXPIRES_S},
+        },
         "housekeeping": {"task": "controlplane.tasks.housekeeping", "schedule": 600.0, "options": {"expires": 600}},
     },
 )
