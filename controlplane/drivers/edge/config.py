@@ -23,6 +23,8 @@ OFFSETS = {"c2s": 0, "c2s_tls": 1, "s2s": 2, "s2s_tls": 3, "https": 4}
 # The quotes and the NUL are written as \x..: HAProxy's own quoting would take them away. A ``to`` may come late,
 # in capitals, and after other attributes; a header that is cut in two packets is waited for.
 _HEADER = r"<stream:stream[^>]*[[:space:]]to=[\x22\x27][^\x22\x27>]+[\x22\x27][^>]*>"
+# What is no host name's character becomes "?": it is in no map, and a line break would forge lines of the log.
+_PLAIN = 'lower,regsub("[^a-z0-9.-]","?",g)'
 _TO = r"^[^\\x00]*?<stream:stream[^>]*?\\sto=[\\x22\\x27]([^\\x22\\x27>]+)[\\x22\\x27][^>]*>.*$"
 
 
@@ -144,7 +146,7 @@ frontend {name}
 {binds}
   tcp-request inspect-delay 5s
   acl header req.payload(0,0) -m reg -i "{_HEADER}"
-  tcp-request content set-var(sess.host) 'req.payload(0,0),regsub("{_TO}","\\1",i),lower' if header
+  tcp-request content set-var(sess.host) 'req.payload(0,0),regsub("{_TO}","\\1",i),{_PLAIN}' if header
   tcp-request content set-var(sess.at) var(sess.host),map_str({backends}) if header
   tcp-request content reject if header !{{ var(sess.at) -m found }}
 {_destination(OFFSETS[name], "header")}
@@ -165,7 +167,7 @@ frontend {name}
 {binds}
   tcp-request inspect-delay 5s
   acl hello req.ssl_hello_type 1
-  tcp-request content set-var(sess.host) req.ssl_sni,lower if hello
+  tcp-request content set-var(sess.host) 'req.ssl_sni,{_PLAIN}' if hello
   tcp-request content set-var(sess.at) var(sess.host),map_str({backends}) if hello
   tcp-request content reject if hello !{{ var(sess.at) -m found }}
 {_destination(OFFSETS[name], "hello")}
@@ -184,7 +186,7 @@ frontend https
   acl hello req.ssl_hello_type 1
   acl alpn_client req.ssl_alpn -m sub xmpp-client
   acl alpn_server req.ssl_alpn -m sub xmpp-server
-  tcp-request content set-var(sess.host) req.ssl_sni,lower if hello
+  tcp-request content set-var(sess.host) 'req.ssl_sni,{_PLAIN}' if hello
   tcp-request content set-var(sess.at) var(sess.host),map_str({backends}) if hello
   tcp-request content reject if hello !{{ var(sess.at) -m found }}
 {_destination(OFFSETS["c2s_tls"], "hello alpn_client")}

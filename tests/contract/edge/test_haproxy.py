@@ -238,3 +238,14 @@ def test_the_socket_takes_no_smuggled_commands(edge: HaproxyEdge) -> None:
         edge.set_routes([DomainName("a.example 1; del map x")], Backend(ACME, BASE))
     with pytest.raises(ValueError):
         edge.set_routes([HOST], Backend("127.0.0.1; shutdown", BASE))
+
+
+def test_a_stranger_cannot_write_lines_into_the_log(edge: HaproxyEdge, haproxy: Haproxy) -> None:
+    log = haproxy.directory / "haproxy.log"
+    with socket.create_connection((EDGE, 5222), timeout=5) as stranger:
+        stranger.sendall(b"<stream:stream to='gone.example\nforged line\x1b[31m'>")
+        assert stranger.recv(100) == b""
+    deadline = time.monotonic() + 5
+    while "gone.example" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "gone.example?forged?line??31m ->" in log.read_text()
