@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tenants.errors import QuotaExceeded
-from tenants.models import Instance, Organisation, Plan
+from tenants.models import Domain, Instance, Organisation, Plan
 
+#: Claims beside those that have an instance: names below the provider's zone are given out unasked.
+MAX_SPARE_CLAIMS = 20
 _REMEDY = "Remove one, or take a larger plan."
 
 
@@ -16,4 +18,14 @@ def check_instances(organisation: Organisation, plan: Plan, *, beside: Instance 
     if there.count() >= plan.max_instances:
         raise QuotaExceeded(
             "plan", f"The plan {plan.slug} allows {plan.max_instances} instances per organisation.", remedy=_REMEDY
+        )
+
+
+def check_claims(organisation: Organisation) -> None:
+    """Not too many claims without an instance, the new one counted; call it with ``domains.lock()`` held."""
+    if Domain.objects.filter(organisation=organisation, instance=None).count() > MAX_SPARE_CLAIMS:
+        raise QuotaExceeded(
+            "domain",
+            f"An organisation may hold {MAX_SPARE_CLAIMS} domains without an instance.",
+            remedy="Release one, or create instances for them.",
         )

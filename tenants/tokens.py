@@ -52,12 +52,14 @@ def find(token: Secret) -> ApiToken | None:
 
 
 def is_valid(row: ApiToken) -> bool:
-    """Neither revoked nor expired, and its person, if it has one, may still log in."""
+    """Neither revoked nor expired, and its person, if it has one, may still log in and belongs there."""
     if row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= timezone.now()):
         return False
     if row.user is None:
         return True
-    return row.user.is_active and (row.organisation_id is not None or row.user.is_superuser)
+    if not row.user.is_active or row.user.is_superuser:
+        return row.user.is_active
+    return Membership.objects.filter(user=row.user, organisation=row.organisation).exists()
 
 
 def principal_of_token(row: ApiToken, *, address: str | None = None) -> Principal:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
-from django.db import DataError, OperationalError
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import DataError, IntegrityError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions, status
 from rest_framework.response import Response
@@ -68,6 +69,7 @@ _TITLES = {
     404: ("not-found", "There is no such thing"),
     405: ("method-not-allowed", "This method is not possible here"),
     406: ("not-acceptable", "No such representation"),
+    413: ("too-large", "The request is too large"),
     415: ("unsupported-media-type", "The body's type is not understood"),
     429: ("too-many-requests", "Too many requests"),
     500: ("internal-error", "Something went wrong on our side"),
@@ -79,7 +81,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response:
     """DRF's hook: any exception of a view as a problem."""
     set_rollback()
     body, headers = describe(error)
-    if body["code"] == "internal-error" or isinstance(error, OperationalError):
+    if body["code"] == "internal-error" or isinstance(error, OperationalError | IntegrityError):
         log.error("%s failed", context.get("view"), exc_info=error)
     response = Response(body, status=body["status"], headers=headers)
     renderer = getattr(context.get("request"), "accepted_renderer", None)
@@ -100,6 +102,14 @@ def describe(error: Exception) -> tuple[dict[str, Any], dict[str, str]]:
         return _of_framework(error)
     if isinstance(error, DataError):  # a number or time that PostgreSQL's types do not hold
         return problem(422, detail="A value is out of range.", code="invalid-value", title="A value does not fit"), {}
+    if isinstance(error, IntegrityError):  # two requests at once; the database let one of them through
+        detail = "Somebody changed the same at this moment."
+        return problem(409, detail=detail, code="conflict", title="It conflicts with what is there"), {}
+    if isinstance(error, RequestDataTooBig):
+        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+        return problem(413, detail=f"A body has at most {limit} bytes."), {}
+    if isinstance(error, SuspiciousOperation):
+        return problem(400, detail="The request is malformed."), {}
     if isinstance(error, OperationalError):
         return problem(503, detail="The database does not answer now."), {"Retry-After": str(RETRY_AFTER_S)}
     return problem(500, detail="The error is in the log. Try again later."), {}

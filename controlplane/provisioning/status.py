@@ -136,8 +136,11 @@ def walk_status(instance: Instance) -> dict[str, Any] | None:
     return {"at": row.at, "ok": row.ok, "duration_s": row.duration_s, "steps": row.steps}
 
 
-def usage(*, instance: Instance) -> dict[str, Any]:
-    """What is used of the plan. Counts are null, and ``problem`` says why, while the engine cannot be asked."""
+def usage(*, instance: Instance, ask: bool = True) -> dict[str, Any]:
+    """What is used of the plan. Counts are null, and ``problem`` says why, while the engine cannot be asked.
+
+    ``ask`` False: it is not asked, for want of time.
+    """
     plan = instance.plan
     limits = {
         "accounts": plan.max_accounts,
@@ -158,6 +161,9 @@ def usage(*, instance: Instance) -> dict[str, Any]:
         "upload_bytes": None,
         "problem": "",
     }
+    if not ask:
+        result["problem"] = "It was not asked: others took too long. Ask for this instance alone."
+        return result
     try:
         used = control_of(instance).usage()
     except RoostError as error:

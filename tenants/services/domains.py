@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from controlplane.reconcile import history, watch
 from controlplane.values.names import DomainName
-from tenants import audit, domains
+from tenants import audit, domains, quotas
 from tenants.errors import Taken, WrongState
 from tenants.models import Domain, Instance, Organisation
 from tenants.principal import Principal
@@ -22,10 +22,12 @@ def claim_domain(*, organisation: Organisation, domain: str, principal: Principa
     """The organisation's claim on a name; the one it has if there is one.
 
     A name below the provider's zone is proven at once: it is the provider's to give. Any other waits for the
-    proof. Raises ``InvalidInput`` for a name that nobody may have and ``Taken`` for one that another has.
+    proof. Raises ``InvalidInput`` for a name that nobody may have, ``Taken`` for one that another has and
+    ``QuotaExceeded`` for one too many.
     """
     claim, made = bind(organisation=organisation, domain=domain)
     if made:
+        quotas.check_claims(organisation)
         audit.record(
             principal=principal,
             action="domain.claim",

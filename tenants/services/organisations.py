@@ -7,18 +7,21 @@ from django.db.models import ProtectedError
 
 from tenants import audit, validators
 from tenants.errors import Taken, WrongState
-from tenants.models import Organisation
+from tenants.models import AuditEvent, Organisation
 from tenants.principal import Principal
 
 
 @transaction.atomic
 def create_organisation(*, slug: str, name: str, principal: Principal, external_id: str = "") -> Organisation:
-    """Raises ``Taken`` for a short name that is in use, ``InvalidInput`` for one that does not fit."""
+    """Raises ``Taken`` for a short name that is or was in use, ``InvalidInput`` for one that does not fit."""
     validators.slug(slug)
     row = {
         "name": validators.line(name, field="name", empty=False),
         "external_id": validators.line(external_id, field="external_id", maximum=120),
     }
+    gone = AuditEvent.objects.filter(organisation=slug, action="organisation.delete")
+    if gone.exists():  # audit and events are kept by this name, and are another's
+        raise Taken("slug", f"{slug} was an organisation that is gone.", remedy="Choose another short name.")
     organisation, made = Organisation.objects.get_or_create(slug=slug, defaults=row)
     if not made:
         raise Taken("slug", f"There is an organisation {slug} already.", remedy="Choose another short name.")

@@ -57,9 +57,11 @@ def update_plan(
     _fit(plan)
     plan.save(update_fields=list(changes))
     if changes.keys() & LIMITS.keys():
-        for instance in Instance.objects.filter(plan=plan).order_by("pk").select_for_update():
-            Instance.objects.filter(pk=instance.pk).update(generation=F("generation") + 1)
-            watch.touch("Instance", instance.key)
+        on_it = Instance.objects.filter(plan=plan)
+        keys = list(on_it.select_for_update().order_by("pk").values_list("key", flat=True))
+        on_it.filter(key__in=keys).update(generation=F("generation") + 1)
+        for key in keys:
+            watch.touch("Instance", key)
     _audit(plan, "plan.change", f"Plan {plan.slug} changed", principal, changes)
     return plan
 

@@ -10,12 +10,14 @@ from typing import Any
 from django.http import Http404
 from rest_framework.exceptions import NotAuthenticated, PermissionDenied
 from rest_framework.pagination import LimitOffsetPagination
+from rest_framework.parsers import FormParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
 from controlplane.api.authentication import principal_of
+from controlplane.api.parsers import JsonParser
 from controlplane.api.permissions import HasScope, scopes_for
 from controlplane.values.errors import InvalidInput
 from tenants.models import Instance, Organisation
@@ -35,6 +37,7 @@ class View(APIView):
     scopes: dict[str, str | tuple[str, ...]] = {}
     operator_only = False
     pagination_class = Pages
+    parser_classes = (JsonParser, FormParser, MultiPartParser)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """NUL can be in an address and never in a row: there is no such thing."""

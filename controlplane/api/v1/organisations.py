@@ -95,7 +95,7 @@ class Domains(View):
 
     @told("GET", shapes.Domain(many=True), tag="domains", name="list_all_domains", summary="List claimed domains")
     def get(self, request: Request) -> Response:
-        rows = Domain.objects.visible_to(self.principal).select_related("organisation")
+        rows = Domain.objects.visible_to(self.principal).select_related("organisation", "instance")
         return self.paged(rows.order_by("name", "id"), shown.domain)
 
 
@@ -104,7 +104,7 @@ class OrganisationDomains(View):
 
     @told("GET", shapes.Domain(many=True), tag="domains", name="list_domains", summary="List an organisation's domains")
     def get(self, request: Request, slug: str) -> Response:
-        rows = Domain.objects.filter(organisation=self.organisation(slug)).select_related("organisation")
+        rows = Domain.objects.filter(organisation=self.organisation(slug)).select_related("organisation", "instance")
         return self.paged(rows.order_by("name"), shown.domain)
 
     @told(

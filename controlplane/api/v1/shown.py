@@ -128,7 +128,7 @@ def domain(row: Domain) -> dict[str, Any]:
         "proven": row.proven_at is not None,
         "proven_at": row.proven_at,
         "proof": proof(row),
-        "instance": Instance.objects.filter(domain=row).values_list("key", flat=True).first(),
+        "instance": row.instance.key if hasattr(row, "instance") else None,
     }
 
 

@@ -7,7 +7,9 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from controlplane.reconcile.models import Condition
+from tenants import services
 from tenants.models import AuditEvent, Instance, Organisation
+from tenants.principal import SYSTEM
 
 pytestmark = [pytest.mark.db, pytest.mark.django_db]
 API = "/api/v1"
@@ -136,6 +138,28 @@ def test_bodies_that_are_no_objects(ours, acme, body):
     assert answer.json()["code"] == "invalid-request"
 
 
+@pytest.mark.parametrize("depth", [5_000, 200_000])
+def test_a_body_nested_too_deeply(ours, depth):
+    body = b'{"domain": ' + b"[" * depth + b"]" * depth + b"}"
+    answer = ours.post(f"{API}/organisations/acme/domains/", body, content_type="application/json")
+    assert_problem(answer, 400, "invalid-request")
+
+
+def test_a_body_that_is_too_large(ours):
+    body = b'{"domain": "' + b"a" * 3_000_000 + b'"}'
+    answer = ours.post(f"{API}/organisations/acme/domains/", body, content_type="application/json")
+    assert_problem(answer, 413, "too-large")
+
+
+def test_lists_take_as_many_queries_for_many_as_for_one(ours, acme, instance, django_assert_max_num_queries):
+    for number in range(5):
+        services.claim_domain(organisation=acme, domain=f"more{number}.roost.example", principal=SYSTEM)
+    with django_assert_max_num_queries(8):
+        found = ours.get(f"{API}/domains/").json()["results"]
+    assert [row["instance"] for row in found].count(None) == 5
+    assert instance.key in [row["instance"] for row in found]
+
+
 def test_an_unknown_address_and_method(ours, acme):
     assert_problem(ours.get(f"{API}/nonsense/"), 404, "not-found")
     assert_problem(ours.delete(f"{API}/instances/"), 403, "not-allowed")
@@ -181,8 +205,9 @@ def test_tokens_are_shown_once_and_revoked(operator, acme):
 def test_an_organisation_goes(operator, acme, instance):
     assert_problem(operator.delete(f"{API}/organisations/acme/"), 409, "wrong-state")
     Instance.objects.update(delete_after=timezone.now())
-    from tenants import services
-
     services.finish_deletion(instance=instance)
     assert operator.delete(f"{API}/organisations/acme/").status_code == 204
     assert not Organisation.objects.exists()
+    # Whoever has the name later would read the first one's audit and events.
+    again = operator.post(f"{API}/organisations/", {"slug": "acme", "name": "Another"})
+    assert_problem(again, 409, "taken", "slug")

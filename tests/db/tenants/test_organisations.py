@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from controlplane.values.errors import InvalidInput
 from controlplane.values.secret import Secret
-from tenants import services, tokens
-from tenants.errors import Taken, WrongState
+from tenants import quotas, services, tokens
+from tenants.errors import QuotaExceeded, Taken, WrongState
 from tenants.models import ApiToken, AuditEvent, Domain, Membership, Organisation, Plan
 
 pytestmark = [pytest.mark.db, pytest.mark.django_db]
@@ -48,6 +48,15 @@ def test_an_organisation_goes_only_without_instances(acme, make, operator):
     services.delete_organisation(organisation=acme, principal=operator)
     assert not Organisation.objects.exists()
     assert not Domain.objects.exists()
+
+
+def test_an_organisation_cannot_hoard_names(acme, make, operator):
+    for number in range(quotas.MAX_SPARE_CLAIMS):
+        services.claim_domain(organisation=acme, domain=f"n{number}.roost.example", principal=operator)
+    with pytest.raises(QuotaExceeded):
+        services.claim_domain(organisation=acme, domain="more.roost.example", principal=operator)
+    assert not Domain.objects.filter(name="more.roost.example").exists()
+    make(acme, "more.roost.example")  # one with an instance does not count
 
 
 def test_claim_and_release(acme, make, operator):
@@ -122,6 +131,15 @@ def test_an_operators_token_dies_with_the_operators_rights(db, operator):
     assert tokens.principal_of_token(row).is_operator
     user.is_superuser = False
     user.save()
+    assert tokens.find(text) is None
+
+
+def test_a_members_token_dies_with_the_membership(acme, operator):
+    user = get_user_model().objects.create_user("rita", password="x")
+    member = Membership.objects.create(user=user, organisation=acme, role="admin")
+    row, text = services.create_token(name="t", scopes=["read"], organisation=acme, user=user, principal=operator)
+    assert tokens.find(text) == row
+    member.delete()
     assert tokens.find(text) is None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from django.core.exceptions import PermissionDenied
-from django.db import DataError, OperationalError
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import DataError, IntegrityError, OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 
@@ -26,6 +26,9 @@ from tenants.errors import Missing, QuotaExceeded, Taken, WrongState
         (errors.Unavailable("no"), 503, "unavailable"),
         (OperationalError("secret host name"), 503, "unavailable"),
         (DataError("secret"), 422, "invalid-value"),
+        (IntegrityError("secret"), 409, "conflict"),
+        (RequestDataTooBig("secret"), 413, "too-large"),
+        (SuspiciousOperation("secret"), 400, "invalid-request"),
         (Http404("secret"), 404, "not-found"),
         (PermissionDenied(), 403, "not-allowed"),
         (exceptions.NotAuthenticated(), 401, "not-authenticated"),
