@@ -13,9 +13,11 @@ import time
 from pathlib import PurePosixPath
 from typing import Any
 
+from controlplane.drivers.engine import peer
 from controlplane.values.errors import InvalidInput, Rejected, Unavailable
 
-_MAX_ANSWER_BYTES = 256 * 1024 * 1024
+#: Enough for 100,000 accounts; what comes from a tenant's process must not fill our memory.
+_MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
 def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s: float) -> Any:
@@ -29,7 +31,7 @@ def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s
     try:
         with socket.socket(socket.AF_UNIX) as stream:
             stream.settimeout(timeout_s)
-            stream.connect(str(path))
+            peer.connect(stream, path)
             stream.sendall(struct.pack("!I", len(message)) + message)
             (length,) = struct.unpack("!I", _receive(stream, 4, deadline))
             if length > _MAX_ANSWER_BYTES:
@@ -62,6 +64,8 @@ def _value(name: str, answer: bytes) -> Any:
         result = json.loads(answer)
     except ValueError:
         raise Unavailable(f"ejabberd answered {name} with what is no JSON.") from None
+    if not isinstance(result, dict):
+        raise Unavailable(f"ejabberd answered {name} with what is no answer.")
     if "error" in result:
         if result.get("kind") == "invalid":
             raise InvalidInput("name", f"ejabberd refused {name}: {result['error']}.")

@@ -317,13 +317,12 @@ def _messaging_modules(_spec: InstanceSpec) -> Mapping[str, Value]:
             "max_items_node": 1000,
             "access_createnode": Word("local"),
             "pep_mapping": {},
-            # OMEMO (XEP-0384 §8): strangers have to read devices and keys, and every device keeps its own item.
+            # OMEMO (XEP-0384 §8): strangers have to read devices and keys, whatever an old client forgets to say.
             "force_node_config": {
                 "eu.siacs.conversations.axolotl.*": {"access_model": Word("open")},
-                "urn:xmpp:omemo:2:devices": {"access_model": Word("open")},
-                "urn:xmpp:omemo:2:bundles": {"access_model": Word("open"), "max_items": 1000},
+                "urn:xmpp:omemo:2:*": {"access_model": Word("open")},
                 "storage:bookmarks": {"access_model": Word("whitelist")},
-                "urn:xmpp:bookmarks:1": {"access_model": Word("whitelist"), "max_items": 1000},
+                "urn:xmpp:bookmarks:1": {"access_model": Word("whitelist")},
             },
         },
     }

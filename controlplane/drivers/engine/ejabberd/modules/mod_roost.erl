@@ -50,6 +50,7 @@ init([Host, _]) ->
     process_flag(trap_exit, true),
     ?LINKS = ets:new(?LINKS, [named_table, public, {write_concurrency, true}]),
     ok = roost_accounts:init(Host),
+    ok = roost_publish:start(Host),
     ejabberd_hooks:add(s2s_in_auth_result, Host, ?MODULE, s2s_in, 110),
     ejabberd_hooks:add(s2s_out_auth_result, Host, ?MODULE, s2s_out, 110),
     ejabberd_hooks:add(disco_local_features, Host, ?MODULE, disco, 50),
@@ -72,6 +73,7 @@ handle_info(_, Host) ->
     {noreply, Host}.
 
 terminate(_, Host) ->
+    roost_publish:stop(Host),
     ejabberd_hooks:delete(s2s_in_auth_result, Host, ?MODULE, s2s_in, 110),
     ejabberd_hooks:delete(s2s_out_auth_result, Host, ?MODULE, s2s_out, 110),
     ejabberd_hooks:delete(disco_local_features, Host, ?MODULE, disco, 50),
@@ -84,23 +86,29 @@ expire_archive(Host) ->
 
 %%% Authenticated s2s streams. Hooks run in the stream's own process.
 
+%% The mechanism is there until the hooks have run; dialback has none.
 s2s_in(#{lserver := Local} = State, true, Remote) ->
-    remember(in, Local, Remote, State);
+    Auth = case State of
+               #{sasl_mech := <<"EXTERNAL">>} -> certificate;
+               _ -> dialback
+           end,
+    remember(in, Auth, Local, Remote, State);
 s2s_in(State, false, _) ->
     State.
 
 s2s_out(#{db_verify := _} = State, _) ->
     State; % a stream that only asks whether a dialback key is true
+%% mod_s2s_dialback takes db_enabled away when dialback was what succeeded.
 s2s_out(#{server := Local, remote_server := Remote} = State, true) ->
-    remember(out, Local, Remote, State);
+    Auth = case State of
+               #{db_enabled := true} -> certificate;
+               _ -> dialback
+           end,
+    remember(out, Auth, Local, Remote, State);
 s2s_out(State, _) ->
     State.
 
-remember(Direction, Local, Remote, State) ->
-    Auth = case maps:get(sasl_mech, State, undefined) of
-               <<"EXTERNAL">> -> certificate;
-               _ -> dialback
-           end,
+remember(Direction, Auth, Local, Remote, State) ->
     Address = case State of
                   #{ip := {Ip, _}} when is_tuple(Ip) -> misc:ip_to_list(Ip);
                   _ -> <<>>

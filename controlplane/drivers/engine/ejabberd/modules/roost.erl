@@ -21,7 +21,6 @@ start() ->
         unchanged ->
             ok;
         compiled ->
-            true = code:add_patha(Beams),
             {module, _} = code:load_file(?MODULE)
     end,
     ?MODULE:run().
@@ -55,7 +54,7 @@ failed(Reason) ->
 compile_all(Sources, Beams) ->
     Files = lists:sort(filelib:wildcard(filename:join(Sources, "*.erl"))),
     Include = filename:join(code:lib_dir(ejabberd), "include"),
-    Stamp = stamp([code:lib_dir(ejabberd), erlang:system_info(system_version)], Files),
+    Stamp = stamp([[code:lib_dir(A), $\n] || A <- [ejabberd, p1_xmpp, kernel]], Files),
     StampFile = filename:join(Beams, "stamp"),
     case file:read_file(StampFile) of
         {ok, Stamp} ->
@@ -64,9 +63,16 @@ compile_all(Sources, Beams) ->
             ok = filelib:ensure_dir(StampFile),
             Options = [deterministic, report_errors, {i, Include}, {outdir, Beams}],
             [{ok, _} = compile:file(File, Options) || File <- Files],
+            ok = patch_resolver(Beams),
             ok = file:write_file(StampFile, Stamp),
             compiled
     end.
+
+patch_resolver(Beams) ->
+    true = code:add_patha(Beams),
+    {Module, Forms} = roost_resolver:patched(),
+    {ok, Module, Beam} = compile:forms(Forms, [deterministic]),
+    file:write_file(filename:join(Beams, atom_to_list(Module) ++ ".beam"), Beam).
 
 stamp(Versions, Files) ->
     Texts = [element(2, {ok, _} = file:read_file(File)) || File <- Files],

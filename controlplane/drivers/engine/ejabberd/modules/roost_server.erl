@@ -35,9 +35,10 @@ number(Query) ->
 s2s_connections(_) ->
     [Link || {_, Link} <- mod_roost:links()].
 
-%% Outgoing streams come from ejabberd's own table, so those that are still dialling are closed too.
+%% Outgoing streams come from ejabberd's own table, so those that are still dialling are closed too. It forgets
+%% one a moment after it has ended.
 close_s2s(#{<<"local">> := Local, <<"remote">> := Remote}) ->
-    Out = ejabberd_s2s:get_connections_pids({Local, Remote}),
+    Out = [Pid || Pid <- ejabberd_s2s:get_connections_pids({Local, Remote}), is_process_alive(Pid)],
     In = [Pid || {Pid, #{direction := in, local := L, remote := R}} <- mod_roost:links(), L =:= Local, R =:= Remote],
     [ejabberd_s2s_out:stop_async(Pid) || Pid <- Out],
     [ejabberd_s2s_in:stop_async(Pid) || Pid <- In],
