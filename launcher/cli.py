@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
     if action is None:
         print(f"roost: there is no command {command!r}: `./roost help` lists them.", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, _interrupted)  # what was started is ended in both cases
     try:
         if not machine.is_root():
             raise Problem("This needs root (it starts services as their own users): run it with sudo or as root.")
@@ -60,6 +62,10 @@ def main(arguments: list[str]) -> int:
             raise
         _tell(known)
         return 1
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _tell(problem: Problem) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -62,7 +63,7 @@ def run_all(jobs: Sequence[Job], count: Count, *, at_once: int, logs: Path) -> N
 
 def _run(job: Job, count: Count, logs: Path, running: list[subprocess.Popen[bytes]]) -> None:
     start = time.monotonic()
-    log = logs / f"{job.name.replace(' ', '-').replace('/', '-')}.log"
+    log = logs / f"{re.sub(r'[^A-Za-z0-9]+', '-', job.name)}.log"
     if job.report is not None:
         job.report.unlink(missing_ok=True)
     with log.open("wb") as out:

@@ -66,8 +66,9 @@ TESTS = [
 ]
 
 _NO_MIRROR = re.compile(
-    r"Temporary failure resolving|Could not resolve|Could not connect|Unable to connect|Connection (?:timed out|refused)"
-    r"|Network is unreachable|Cannot initiate the connection|Failed to fetch|Unable to fetch|No route to host"
+    r"Temporary failure resolving|Could not resolve|Could not connect|Unable to connect"
+    r"|Connection (?:timed out|refused)|Network is unreachable|No route to host"
+    r"|Cannot initiate the connection|Failed to fetch|Unable to fetch"
 )
 _UNKNOWN = re.compile(r"Unable to locate package (\S+)|Package '?([^' ]+)'? has no installation candidate")
 _OLD_LISTS = re.compile(r"\b404\b|Unable to locate package|has no installation candidate|Unable to fetch some archives")

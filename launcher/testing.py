@@ -162,7 +162,7 @@ def _lint(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
     if (layout.clone / "ansible" / "roles").is_dir():
         jobs.append(job("ansible", "ansible-lint", "--offline", "-q", cwd=layout.clone / "ansible"))
     if (layout.clone / "templates").is_dir():
-        jobs.append(job("templates", "djlint", "templates", "--check", "--lint"))
+        jobs.append(job("templates", "djlint", "templates", "--lint"))
     return jobs
 
 
@@ -172,7 +172,9 @@ def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
     rooms = sorted(path.name for path in (tests / "contract").iterdir() if any(path.glob("test_*.py")))
     # Engines take longest: first.
     rooms.sort(key=lambda name: (name != "engine", name))
-    contract = [_pytest(layout, environment, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms]
+    contract = [
+        _pytest(layout, _environment(layout, {}), f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms
+    ]
     manage = [str(layout.python), "manage.py"]
     checks = [
         Job("migrations", [*manage, "makemigrations", "--check", "--dry-run"], layout.clone, environment),
@@ -183,7 +185,8 @@ def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
             environment,
         ),
     ]
-    db = [_pytest(layout, environment, "db", ["tests/db"])] if (tests / "db").is_dir() else []
+    with_database = {**plain, "ROOST_DATABASE_URL": environment["ROOST_DATABASE_URL"]}
+    db = [_pytest(layout, with_database, "db", ["tests/db"])] if (tests / "db").is_dir() else []
     return [*contract[:1], *db, *contract[1:], *checks]
 
 

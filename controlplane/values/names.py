@@ -57,7 +57,9 @@ class DomainName:
             ) from error
         labels = ascii_name.split(".")
         if len(labels) < 2:
-            raise InvalidInput(field, f"{raw!r} has only one label.", remedy="Give a full name such as chat.example.org.")
+            raise InvalidInput(
+                field, f"{raw!r} has only one label.", remedy="Give a full name such as chat.example.org."
+            )
         if len(ascii_name) > 253:
             raise InvalidInput(field, "The domain name is too long.", remedy="At most 253 characters are allowed.")
         if not all(_LDH_LABEL.match(label) for label in labels):
@@ -116,11 +118,15 @@ class Localpart:
         if any(unicodedata.category(c) == "Cs" for c in name):  # JSON can carry them, UTF-8 cannot
             raise InvalidInput(field, "The name has half characters (surrogates) in it.", remedy="Remove them.")
         if len(name.encode()) > MAX_LOCALPART_BYTES:
-            raise InvalidInput(field, "The name is too long.", remedy=f"At most {MAX_LOCALPART_BYTES} bytes are allowed.")
+            raise InvalidInput(
+                field, "The name is too long.", remedy=f"At most {MAX_LOCALPART_BYTES} bytes are allowed."
+            )
         bad = sorted({c for c in name if c in _LOCALPART_FORBIDDEN or c.isspace()})
         if bad or any(unicodedata.category(c)[0] in "CZ" for c in name):
             shown = " ".join(bad) or "invisible characters"
-            raise InvalidInput(field, f"The name has characters that a JID cannot carry: {shown}.", remedy="Remove them.")
+            raise InvalidInput(
+                field, f"The name has characters that a JID cannot carry: {shown}.", remedy="Remove them."
+            )
         if unicodedata.normalize("NFKC", name) != name:
             raise InvalidInput(
                 field, "The name has compatibility characters that servers would change.", remedy="Use plain letters."
@@ -145,7 +151,9 @@ class Jid:
         if not at:
             raise InvalidInput(field, f"{text!r} is not a JID.", remedy="Give it as name@domain.")
         if "/" in domain:
-            raise InvalidInput(field, "A JID with a resource does not fit here.", remedy="Leave out the part after the /.")
+            raise InvalidInput(
+                field, "A JID with a resource does not fit here.", remedy="Leave out the part after the /."
+            )
         return cls(Localpart.parse(local, field=field), DomainName.parse(domain, field=field))
 
     def __str__(self) -> str:
