@@ -172,6 +172,8 @@ def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
     rooms = sorted(path.name for path in (tests / "contract").iterdir() if any(path.glob("test_*.py")))
     # Engines take longest: first.
     rooms.sort(key=lambda name: (name != "engine", name))
+    # Of the stack these get the database at most: everything else they bring or set themselves.
+    plain = _environment(layout, {})
     contract = [
         _pytest(layout, _environment(layout, {}), f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms
     ]
