@@ -174,9 +174,7 @@ def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
     rooms.sort(key=lambda name: (name != "engine", name))
     # Of the stack these get the database at most: everything else they bring or set themselves.
     plain = _environment(layout, {})
-    contract = [
-        _pytest(layout, _environment(layout, {}), f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms
-    ]
+    contract = [_pytest(layout, plain, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms]
     manage = [str(layout.python), "manage.py"]
     checks = [
         Job("migrations", [*manage, "makemigrations", "--check", "--dry-run"], layout.clone, environment),
