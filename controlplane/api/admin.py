@@ -8,6 +8,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from controlplane.api.login import LimitedLogin
 from controlplane.certificates.models import AcmeAccount, Certificate, Order
 from controlplane.fleet import admission
 from controlplane.fleet.models import EdgeRoute, Node, Placement
@@ -17,6 +18,7 @@ from controlplane.turn.models import TurnCredential
 from controlplane.zones.models import DnsRecord, Zone
 from tenants.admin import ReadOnly, principal_of
 
+admin.site.login_form = LimitedLogin
 admin.site.site_header = "Roost"
 admin.site.site_title = "Roost"
 admin.site.enable_nav_sidebar = False  # the lists are wide

@@ -10,6 +10,7 @@ from controlplane.settings import environment as env
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 
 SECRET_KEY = env.text("ROOST_SECRET_KEY")
+SECRET_KEY_FALLBACKS = env.words("ROOST_SECRET_KEY_FALLBACKS")
 DEBUG = env.flag("ROOST_DEBUG", False)
 ALLOWED_HOSTS = env.words("ROOST_ALLOWED_HOSTS", "localhost,127.0.0.1")
 BASE_URL = env.text("ROOST_BASE_URL", "http://localhost:8000").rstrip("/")
@@ -39,6 +40,8 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "controlplane.api.frontier.ClientAddress",
+    "controlplane.api.frontier.ContentPolicy",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "controlplane.api.paths.OptionalSlash",
@@ -168,6 +171,7 @@ ROOST: dict[str, Any] = {
     "HEALTH_S": env.number("ROOST_HEALTH_S", 60),
     "SWEEP_S": env.number("ROOST_SWEEP_S", 5),
     "RESYNC_S": env.number("ROOST_RESYNC_S", 3600),
+    "PROXY_HOPS": env.integer("ROOST_PROXY_HOPS", 0),
     "WAKE": env.text("ROOST_WAKE", "controlplane.tasks.wake"),
     "FAULT_DIR": env.text("ROOST_FAULT_DIR", ""),
 }

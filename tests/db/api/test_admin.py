@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from django.apps import apps
 from django.contrib import admin
+from django.core.cache import cache
 from django.urls import reverse
 
+from controlplane.api import login
 from controlplane.fleet.models import Node
 from controlplane.reconcile.models import Condition
 from tenants.models import AuditEvent, Plan
@@ -119,3 +121,45 @@ def test_acme_answers(client, monkeypatch):
 
 def test_ready(client):
     assert client.get("/readyz").json() == {"status": "ok", "database": "ok"}
+
+
+def guess(client, **more):
+    return client.post(reverse("admin:login"), {"username": "olga", "password": "wrong"}, **more).content.decode()
+
+
+def test_guesses_are_limited_by_address(client):
+    cache.clear()
+    for _ in range(login.MAX_FAILURES):
+        assert "Too many" not in guess(client, REMOTE_ADDR="192.0.2.7")
+    assert "Too many failed logins" in guess(client, REMOTE_ADDR="192.0.2.7")
+    assert "Too many" not in guess(client, REMOTE_ADDR="192.0.2.8")
+
+
+def test_an_ipv6_network_is_one_address(client):
+    cache.clear()
+    for number in range(login.MAX_FAILURES):
+        guess(client, REMOTE_ADDR=f"2001:db8::{number}")
+    assert "Too many failed logins" in guess(client, REMOTE_ADDR="2001:db8::ffff")
+
+
+@pytest.mark.parametrize(
+    ("hops", "told", "address"),
+    [
+        (0, "192.0.2.1", "127.0.0.1"),
+        (1, "made-up, 192.0.2.1", "192.0.2.1"),
+        (2, "6.6.6.6, 192.0.2.1, 10.0.0.2", "192.0.2.1"),
+        (2, "192.0.2.1", "127.0.0.1"),
+        (1, "nonsense", "127.0.0.1"),
+    ],
+)
+def test_the_client_behind_a_proxy(operator, settings, hops, told, address):
+    settings.ROOST = {**settings.ROOST, "PROXY_HOPS": hops}
+    operator.post("/api/v1/organisations/", {"slug": "acme", "name": "Acme"}, headers={"X-Forwarded-For": told})
+    assert AuditEvent.objects.get(action="organisation.create").address == address
+
+
+def test_pages_say_what_browsers_may_load(client):
+    policy = client.get(reverse("admin:login"))["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "script-src 'self' 'unsafe-inline';" in client.get("/api/v1/docs/")["Content-Security-Policy"]
