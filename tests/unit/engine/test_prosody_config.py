@@ -172,7 +172,9 @@ def test_our_modules_are_lua() -> None:
         assert done.returncode == 0, (module.path, done.stderr)
 
 
-@pytest.mark.parametrize(("trust_system", "capath"), [(False, 'capath"] = false'), (True, 'capath"] = "/etc/ssl/certs"')])
+@pytest.mark.parametrize(
+    ("trust_system", "capath"), [(False, 'capath"] = false'), (True, 'capath"] = "/etc/ssl/certs"')]
+)
 def test_trusts_the_nodes_roots_only_if_told(trust_system: bool, capath: str) -> None:
     text = config.render(spec(trust_system=trust_system))
     assert capath in text
