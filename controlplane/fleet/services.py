@@ -16,7 +16,7 @@ from controlplane.drivers.node.base import NodeTarget
 from controlplane.fleet.models import EdgeRoute, Node, Placement
 from controlplane.reconcile import watch
 from controlplane.reconcile.lease import Lease, hold
-from controlplane.values.errors import Rejected
+from controlplane.values.errors import Rejected, Unavailable
 from controlplane.values.names import DomainName
 from tenants.models import Instance
 
@@ -70,7 +70,7 @@ def place(instance: Instance, lease: Lease) -> Placement:
                     explanation=why,
                 )
             except IntegrityError as error:
-                raise Rejected("The address was taken meanwhile.", remedy="It is tried again by itself.") from error
+                raise Unavailable(f"The address {address} was taken meanwhile; it is tried again by itself.") from error
     if not nodes:
         raise Rejected("No node accepts instances.", remedy="Enrol a node, or let one accept instances again.")
     raise Rejected(f"No node has {wanted} MiB of memory and an address free.", remedy="Add a node or remove instances.")
@@ -126,15 +126,19 @@ def apply_again(placement: Placement, lease: Lease) -> None:
     placement.applied_digest = ""
 
 
-def stale_placements(node: Node) -> list[Placement]:
-    """Placements whose applied state differs from the wanted one and whose retry time has come."""
-    return list(
+def stale_placements(node: Node, *, limit: int) -> list[Placement]:
+    """Placements whose applied state differs from the wanted one and whose retry time has come, the first ``limit``.
+
+    Those that never were applied, or longest ago, come first: nobody is passed over by others that change often.
+    """
+    rows = (
         node.placements.filter(~Q(wanted_digest=""))
         .filter(~Q(applied_digest=F("wanted_digest")))
         .filter(Q(retry_at__isnull=True) | Q(retry_at__lte=timezone.now()))
         .select_related("instance__domain", "instance__plan", "instance__organisation", "node")
-        .order_by("pk")
+        .order_by(F("applied_at").asc(nulls_first=True), "pk")
     )
+    return list(rows[:limit])
 
 
 def release_placement(instance: Instance) -> None:

@@ -8,8 +8,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from controlplane.provisioning import order
-from controlplane.provisioning.models import Walk
-from controlplane.provisioning.steps.verified import lacks_peer
+from controlplane.provisioning.steps.verified import lonely
 from controlplane.provisioning.subject import Subject
 from controlplane.reconcile import conditions, watch
 from controlplane.reconcile import lease as leases
@@ -72,10 +71,8 @@ def _ready(subject: Subject, result: PassResult) -> Finding:
 def _tell_the_lonely(instance: Instance) -> None:
     """Now that there is somebody to talk with, walks that lacked a peer are made again."""
     with transaction.atomic():
-        others = Walk.objects.filter(ok=True).exclude(instance=instance).select_related("instance")
-        for row in others.order_by("instance__key"):
-            if lacks_peer(row):
-                watch.touch("Instance", row.instance.key)
+        for key in lonely(instance):
+            watch.touch("Instance", key)
 
 
 def _terminate(subject: Subject, lease: Lease) -> Next | None:

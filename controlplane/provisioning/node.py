@@ -46,7 +46,7 @@ def reconcile(lease: Lease) -> Next | None:
     if node is None:
         leases.forget(lease.kind, lease.object_id)
         return None
-    waiting = fleet.stale_placements(node)
+    waiting = fleet.stale_placements(node, limit=BATCH + 1)
     batch = waiting[:BATCH]
     bundles: dict[str, Bundle] = {}
     for placement in batch:

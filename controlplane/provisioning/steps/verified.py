@@ -29,6 +29,9 @@ from controlplane.values.secret import Secret
 from controlplane.values.spec import PROBE_ACCOUNT
 from tenants.models import Instance
 
+#: Of so many tenants one is taken to talk with.
+CANDIDATES = 20
+
 
 class Verified:
     condition = "Verified"
@@ -56,7 +59,7 @@ class Verified:
                 trust_roots=certificates.probe_roots(),
                 expected_serial=issued.get("serial") or None,
                 turn=bool(settings.ROOST["TURN_HOST"]),
-                peer=peer_of(subject.instance),
+                peer=peer_of(subject.instance, attempt=lease.attempts),
                 https_port=subject.spec.public_https_port,
             )
         )
@@ -147,17 +150,33 @@ def lacks_peer(row: Walk) -> bool:
     return any(step["name"] == "s2s" and step["skipped"] for step in row.steps)
 
 
-def peer_of(instance: Instance) -> DomainName | None:
-    """Another tenant that is Ready, the longest so; else the configured reference peer; else nobody."""
+def lonely(instance: Instance) -> list[str]:
+    """Keys of the other instances whose walk lacked a peer, sorted; the database looks into the steps."""
+    rows = Walk.objects.filter(ok=True, steps__contains=[{"name": "s2s", "skipped": True}]).exclude(instance=instance)
+    return list(rows.order_by("instance__key").values_list("instance__key", flat=True))
+
+
+def peer_of(instance: Instance, *, attempt: int = 0) -> DomainName | None:
+    """Another tenant that is Ready, the longest so; else the configured reference peer; else nobody.
+
+    Only one that talks with this instance at all: what a tenant blocks must not keep others from being verified.
+    ``attempt``: how many walks failed in a row; each asks the next candidate, for the fault may be the peer's.
+    """
     ready = (
         Condition.objects.filter(kind="Instance", type="Ready", status="True")
         .exclude(object_id=instance.key)
-        .order_by("last_transition")
-        .values_list("object_id", flat=True)[:1]
+        .order_by("last_transition", "object_id")
+        .values_list("object_id", flat=True)[:CANDIDATES]
     )
-    for key in ready:
-        other = Instance.objects.whole().filter(key=key).first()
-        if other is not None and other.should_run:
-            return DomainName(other.domain.name)
+    found = {row.key: row for row in Instance.objects.whole().filter(key__in=list(ready))}
+    peers = [found[key] for key in ready if key in found and found[key].should_run]
+    peers = [other for other in peers if not _blocks(instance, other) and not _blocks(other, instance)]
+    if peers:
+        return DomainName(peers[attempt % len(peers)].domain.name)
     reference: str = settings.ROOST["S2S_REFERENCE_PEER"]
     return DomainName.parse(reference, field="ROOST_S2S_REFERENCE_PEER") if reference else None
+
+
+def _blocks(one: Instance, other: Instance) -> bool:
+    name = DomainName(other.domain.name)
+    return any(name.is_within(DomainName(blocked)) for blocked in one.s2s_blocked)
