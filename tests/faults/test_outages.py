@@ -52,6 +52,14 @@ def back(live: Live, name: str, before: int) -> None:
     until(lambda: live.pid(name) not in {0, before}, f"{name} was started again")
 
 
+def engine_back(live: Live, tenant: Tenant, before: int) -> None:
+    until(lambda: live.engine_pid(tenant) not in {0, before}, f"{tenant.domain}'s engine was started again")
+
+
+def logs_in(live: Live, tenant: Tenant) -> None:
+    until(lambda: live.login(tenant, "romeo") is None, f"{tenant.domain} takes logins")
+
+
 def test_redis_forgets_everything(live: Live, newcomer: Tenant) -> None:
     broker = redis.Redis(unix_socket_path=str(live.layout.redis_socket))
     broker.flushall()
@@ -139,7 +147,7 @@ def test_an_engine_is_killed_and_another_stopped(live: Live, tenants: dict[str, 
         before = live.engine_pid(killed)
         kill(before)
         live.node.stop_part(live.engine_program(stopped))
-        until(lambda before=before: live.engine_pid(killed) not in {0, before}, "it was started again")  # type: ignore[misc]
+        engine_back(live, killed, before)
         for tenant in (killed, stopped):
             live.api.post(f"{tenant.path}reverify/")
         live.ready(killed, stopped)

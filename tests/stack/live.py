@@ -37,11 +37,12 @@ from launcher.supervisor import Supervisor
 T = TypeVar("T")
 READY_TIMEOUT_S = 150.0
 POLL_S = 0.2
+NOT_YET = (OSError, HTTPException, AssertionError, RoostError, psycopg.OperationalError, xmlrpc.client.Fault)
 ENGINES = ("prosody", "ejabberd")
 
 
 def until(question: Callable[[], T], what: str, *, timeout_s: float = READY_TIMEOUT_S) -> T:
-    """The first true answer. A server that does not answer or refuses counts as "not yet"; so does a failed assertion."""
+    """The first true answer. A server that is away or refuses counts as "not yet", as a failed assertion does."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -49,14 +50,7 @@ def until(question: Callable[[], T], what: str, *, timeout_s: float = READY_TIME
             last = f"it answered {answer!r}"
             if answer:
                 return answer
-        except (
-            OSError,
-            HTTPException,
-            AssertionError,
-            RoostError,
-            psycopg.OperationalError,
-            xmlrpc.client.Fault,
-        ) as error:
+        except NOT_YET as error:
             last = f"{type(error).__name__}: {error}"
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {timeout_s:.0f} s; {last}")

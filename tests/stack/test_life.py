@@ -74,7 +74,6 @@ def test_suspension_refuses_logins_and_keeps_the_data(live: Live, mortal: Tenant
             live.api.post(f"{mortal.path}suspend/", {"reason": "unpaid"})
             await asyncio.to_thread(waits, live, mortal, "Suspended")
             with pytest.raises(RoostError):
-                await client.wait_message(timeout_s=1)
                 await client.iq("get", mortal.domain, ET.Element("{urn:xmpp:ping}ping"), timeout_s=2)
 
     asyncio.run(dropped())
@@ -152,7 +151,7 @@ def test_a_terminated_instance_leaves_nothing_behind(live: Live, mortal: Tenant)
     assert by["instance.terminate"] == by["instance.create"]
     assert by["instance.delete"] not in {"", by["instance.create"]}
     made = live.api.all(f"audit/?object_id={key}/romeo")
-    assert [row["action"] for row in made] == ["account.create"]
+    assert made[-1]["action"] == "account.create"
     last = live.api.get(f"instances/{key}/events/?limit=500")["events"][-1]
     assert (last["object_id"], last["type"]) == (key, "Deleted")
 
@@ -162,12 +161,12 @@ def edge_maps(live: Live) -> str:
 
 
 def secrets_of(live: Live, key: str) -> dict[str, bool]:
-    """Whether coturn's database has as many secrets as there are credentials: each is one tenant's."""
-    ((credentials,),) = live.rows("SELECT count(*) FROM turn_turncredential")
+    """Whether the tenant has a secret, after making sure that coturn has as many as there should be."""
+    ((wanted,),) = live.rows("SELECT count(*) + count(*) FILTER (WHERE previous_sealed <> '') FROM turn_turncredential")
     with contextlib.closing(sqlite3.connect(live.environment["ROOST_TURN_DATABASE"])) as database:
         ((stored,),) = database.execute("SELECT count(*) FROM turn_secret").fetchall()
     ((own,),) = live.rows(
         "SELECT count(*) FROM turn_turncredential t JOIN tenants_instance i ON i.id = t.instance_id WHERE key = %s", key
     )
-    assert stored == credentials
+    assert stored == wanted
     return {"known": own == 1}

@@ -85,7 +85,9 @@ def test_the_unmodified_client_refuses_a_server_that_its_store_does_not_know(
 
     def sent(*more: str) -> int:
         command = [*argv, *more, jid]
-        return subprocess.run(command, input="never", capture_output=True, timeout=30, check=False).returncode
+        return subprocess.run(
+            command, input="never", text=True, capture_output=True, timeout=30, check=False
+        ).returncode
 
     assert sent() != 0
     assert sent("--no-tls-verify") == 0
