@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -94,5 +95,15 @@ def key_lines(name: str) -> list[str]:
     except OSError as error:
         raise ImproperlyConfigured(f"{name}: {path} cannot be read: {error.strerror}.") from error
     if not lines:
-        raise ImproperlyConfigured(f"{name}: {path} holds no key. Make one with `manage.py make_master_key`.")
+        raise ImproperlyConfigured(f"{name}: {path} holds no key. docs/deployment.md has the command that makes one.")
+    for number, line in enumerate(lines, 1):
+        if not _is_fernet_key(line):
+            raise ImproperlyConfigured(f"{name}: line {number} of {path} is no key: 32 bytes in URL-safe base64.")
     return lines
+
+
+def _is_fernet_key(line: str) -> bool:
+    try:
+        return len(base64.urlsafe_b64decode(line)) == 32
+    except ValueError:
+        return False

@@ -178,6 +178,12 @@ def retire_records(*, instance: Instance, lease: Lease) -> bool:
     return not instance.dns_records.exists()
 
 
+def still_there(instance: Instance) -> str:
+    """Why records that are to go are not gone, as the last pass saw it; empty if it did not say."""
+    leaving = instance.dns_records.filter(wanted=False).exclude(problem="")
+    return leaving.values_list("problem", flat=True).first() or ""
+
+
 def check_customer_records(instance: Instance) -> None:
     """Look through the resolver at what the customer publishes, and note it. Raises ``Unavailable``."""
     customer.check(instance)

@@ -50,4 +50,5 @@ class DnsPublished:
     def undo(self, subject: Subject, lease: Lease) -> Outcome:
         if zones.retire_records(instance=subject.instance, lease=lease):
             return Done()
-        return Wait("Retiring", "The zone's records are being removed.", LOOK_AGAIN_S)
+        why = zones.still_there(subject.instance)
+        return Wait("Retiring", f"The zone's records are being removed. {why}".strip(), LOOK_AGAIN_S)
