@@ -48,7 +48,7 @@ def provision(layout: Layout, up: Up, progress: Progress, tenants: Sequence[Tena
     """Make what is missing of the tenants and wait until both are Ready."""
     api = Api(layout.web_url, up.secrets.token)
     with progress.step("Organisations and instances") as say:
-        keys = {tenant: _instance(api, tenant) for tenant in tenants}
+        keys = {tenant: _instance(api, tenant, again=up.started) for tenant in tenants}
         say(", ".join(tenant.slug for tenant in tenants))
     _watch(api, {tenant.slug: key for tenant, key in keys.items()}, progress)
     with progress.step("Chat accounts") as say:
@@ -56,12 +56,12 @@ def provision(layout: Layout, up: Up, progress: Progress, tenants: Sequence[Tena
         say(f"{made} made" if made else "as they are")
 
 
-def _instance(api: Api, tenant: Tenant) -> str:
-    """The key of the tenant's instance, which is created if there is none."""
+def _instance(api: Api, tenant: Tenant, *, again: bool) -> str:
+    """The key of the tenant's instance, which is created if there is none. ``again``: it has to be verified anew."""
     if api.find(f"organisations/{tenant.slug}/") is None:
         api.post("organisations/", {"slug": tenant.slug, "name": tenant.name})
     found = _of_domain(api, tenant)
-    if found is not None and found["desired"] == "running" and not found["ready"]:
+    if found is not None and found["desired"] == "running" and (again or not found["ready"]):
         api.post(f"instances/{found['key']}/reverify/")  # what hindered it may be gone: no need to wait for its turn
     if found is None:
         body = {"domain": tenant.domain, "engine": tenant.engine, "plan": PLAN}

@@ -24,8 +24,6 @@ def main() -> int:
         found = [_found(resolver, domain, services) for domain, services in _questions(sender, receiver)]
     except RoostError as error:
         print(f"roost: not delivered: {error}", file=sys.stderr)
-        if error.remedy:
-            print(f"       {error.remedy}", file=sys.stderr)
         return 1
     print(f"Delivered in {seconds * 1000:.0f} ms: {sender} -> {receiver}: {text}")
     for line in found:

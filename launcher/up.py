@@ -24,11 +24,15 @@ NODE_MEMORY_MIB = 65536
 
 @dataclass(slots=True)
 class Up:
-    """What a finished ``up`` knows. ``touched``: how many programs were started, restarted or removed."""
+    """What a finished ``up`` knows. ``touched``: how many programs were started, restarted or removed.
+
+    ``started``: nothing ran before, so what the database says of the tenants is from an earlier time.
+    """
 
     secrets: keys.Secrets
     environment: dict[str, str]
     touched: int = 0
+    started: bool = False
 
 
 def bring_up(layout: Layout, progress: Progress, *, with_tests: bool = False) -> Up:
@@ -95,7 +99,8 @@ def _servers(layout: Layout, progress: Progress, up: Up, code: str) -> None:
         control = stack.supervisor(layout)
         web = controlplane.prepare(layout, up.environment, code)
         stack.check_ports(layout, [*programs, *web])
-        if not control.running() or _stamp(layout, "code") != code:
+        up.started = not control.running()
+        if up.started or _stamp(layout, "code") != code:
             # The control plane's processes start again when the new code and its tables are in place.
             stack.forget(layout, "20-control-plane")
         stack.define(layout, "10-servers", programs)
@@ -184,7 +189,7 @@ def _bootstrap(layout: Layout, up: Up, code: str) -> None:
     """Operator, token, zone, plans, node. The password and the token are kept before they count."""
     node = json.dumps(node_fields(layout), sort_keys=True)
     key = hashlib.sha256(f"{code}{node}".encode()).hexdigest()
-    if _stamp(layout, "bootstrapped") == key and up.secrets.token:
+    if _stamp(layout, "bootstrapped") == key and up.secrets.token and not up.started:
         return
     arguments = ["bootstrap", "--operator", OPERATOR, "--token", TOKEN_NAME, "--node", node]
     for name, address in (("ns", layout.authoritative_address), ("turn", layout.turn_address)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from controlplane import vault
@@ -17,7 +18,7 @@ from controlplane.certificates.models import Certificate
 from controlplane.certificates.reconciler import ISSUED, KIND
 from controlplane.reconcile import conditions, watch
 from controlplane.reconcile.lease import Lease, hold
-from controlplane.values.certificates import parse_chain
+from controlplane.values.certificates import Chain, parse_chain
 from controlplane.values.names import DomainName
 from controlplane.values.secret import Secret
 from tenants.models import Instance
@@ -105,7 +106,7 @@ def status(instance: Instance) -> dict[str, Any]:
     order = row.orders.first()
     return {
         "wanted": row.wanted,
-        "issued": condition is not None and condition.status == "True",
+        "issued": condition is not None and condition.status == "True" and not _root_is_gone(chain),
         "names": row.names,
         "issued_names": list(chain.names.dns) if chain else [],
         "serial": row.serial,
@@ -138,3 +139,8 @@ def status(instance: Instance) -> dict[str, Any]:
             "problem": order.problem,
         },
     }
+
+
+def _root_is_gone(chain: Chain | None) -> bool:
+    """True if the CA has other roots now, and the certificate's own pass has not seen it yet (test CAs only)."""
+    return bool(settings.ROOST["ACME_ROOTS_URL"]) and chain is not None and bool(orders.mistrust(chain))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -19,7 +20,7 @@ from controlplane import wiring
 from controlplane.certificates import authority
 from controlplane.fleet.models import Node
 from controlplane.reconcile import watch
-from controlplane.values.errors import RoostError
+from controlplane.values.errors import RoostError, Unavailable
 from controlplane.values.names import DomainName
 from controlplane.values.records import Change, RecordSet
 from controlplane.zones import services as zones
@@ -77,6 +78,8 @@ class Command(BaseCommand):
                 "node": _node(options["node"]),
             }
             authority.ensure()
+            with contextlib.suppress(Unavailable):  # its own pass tries again
+                authority.refresh_roots()
             _look_again()
         except RoostError as error:
             raise CommandError(str(error)) from error
