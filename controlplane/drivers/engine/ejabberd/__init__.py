@@ -1,15 +1,14 @@
 """The ejabberd driver: ``driver`` is what ``wiring`` hands out.
 
-Configuration is in ``config``, quoting in ``yaml_text`` and ``erlang_text``, the process in ``program``, the
+Configuration is in ``config``, quoting in ``yaml_text`` and ``erlang_text``, the process in ``launch``, the
 control channel in ``channel`` and ``control``, and what Debian's ejabberd lacks in ``modules``.
 """
 
 from __future__ import annotations
 
 from controlplane.drivers.engine.base import EngineControl, EngineDriver
-from controlplane.drivers.engine.ejabberd import config
+from controlplane.drivers.engine.ejabberd import config, launch
 from controlplane.drivers.engine.ejabberd.control import EjabberdControl
-from controlplane.drivers.engine.ejabberd.program import program
 from controlplane.values.bundle import ManagedFile, Program
 from controlplane.values.spec import InstanceSpec
 
@@ -24,7 +23,7 @@ class EjabberdDriver:
         return config.files(spec)
 
     def program(self, spec: InstanceSpec) -> Program:
-        return program(spec)
+        return launch.program(spec)
 
     def control(self, spec: InstanceSpec) -> EngineControl:
         return EjabberdControl(spec)

@@ -1,7 +1,7 @@
 """ejabberd's configuration from an ``InstanceSpec``: pure functions, every value quoted by ``yaml_text``.
 
 ``ejabberd.yml`` is taken over by a reload with every session kept; ``inetrc`` (the resolver) and our own
-modules are read at the start only. How the engine is started is left to ``program``. Settings were chosen by
+modules are read at the start only. How the engine is started is left to ``launch``. Settings were chosen by
 measurement where ``docs/engines/ejabberd.md`` says so.
 """
 
@@ -64,8 +64,9 @@ def render(spec: InstanceSpec) -> str:
         "listen": _listeners(spec),
         "modules": {**_storage_modules(spec), **_service_modules(spec), **_messaging_modules(spec)},
     }
-    return "# Rendered by Roost (controlplane/drivers/engine/ejabberd/config.py); changes are overwritten.\n" + document(
-        settings
+    return (
+        "# Rendered by Roost (controlplane/drivers/engine/ejabberd/config.py); changes are overwritten.\n"
+        + document(settings)
     )
 
 

@@ -7,9 +7,8 @@
 
 -export([start/0, run/0, compile_all/2, filter/2]).
 
-%% Applications that ejabberd would start for features that an instance does not have: its own ACME client
-%% (p1_acme with jose) and image conversion (eimp, a process of its own).
--define(NOT_STARTED, [p1_acme, eimp, os_mon, compiler, inets]).
+%% What ejabberd starts; applications that it includes or starts by itself on the way.
+-define(APPLICATIONS, [ejabberd, inets, jiffy, os_mon, p1_acme, sqlite3]).
 -define(MODULES_AT_ONCE, 64).
 
 %% Sources come with the configuration (ROOST_MODULES) and are compiled when they or the versions have changed,
@@ -27,7 +26,7 @@ start() ->
 
 run() ->
     preload(roost_preload:modules()),
-    ok = trim(ejabberd, ?NOT_STARTED),
+    _ = lists:foldl(fun load_lean/2, [kernel, stdlib], ?APPLICATIONS),
     ok = logger:add_primary_filter(roost, {fun ?MODULE:filter/2, []}),
     case application:ensure_all_started(ejabberd, permanent) of
         {ok, _} ->
@@ -70,8 +69,7 @@ compile_all(Sources, Beams) ->
 
 patch_resolver(Beams) ->
     true = code:add_patha(Beams),
-    {Module, Forms} = roost_resolver:patched(),
-    {ok, Module, Beam} = compile:forms(Forms, [deterministic]),
+    {Module, Beam} = roost_resolver:patched(),
     file:write_file(filename:join(Beams, atom_to_list(Module) ++ ".beam"), Beam).
 
 stamp(Versions, Files) ->
@@ -87,13 +85,19 @@ preload(Modules) ->
     _ = code:ensure_modules_loaded(Some),
     preload(Rest).
 
-%% Take included applications out of an application's resource file, before anything loads it.
-trim(Application, Without) ->
+%% Load an application and all it needs without their lists of modules: ejabberd would look for each of these on
+%% the disk after its start, for half a second of CPU time, only to tell that none is missing.
+load_lean(Application, Loaded) ->
     File = code:where_is_file(atom_to_list(Application) ++ ".app"),
-    {ok, [{application, Application, Keys}]} = file:consult(File),
-    Included = proplists:get_value(included_applications, Keys, []),
-    application:load({application, Application,
-                      lists:keystore(included_applications, 1, Keys, {included_applications, Included -- Without})}).
+    case lists:member(Application, Loaded) orelse File =:= non_existing of
+        true ->
+            Loaded;
+        false ->
+            {ok, [{application, Application, Keys}]} = file:consult(File),
+            _ = application:load({application, Application, lists:keystore(modules, 1, Keys, {modules, []})}),
+            lists:foldl(fun load_lean/2, [Application | Loaded],
+                        [A || Kind <- [applications, included_applications], A <- proplists:get_value(Kind, Keys, [])])
+    end.
 
 %% mod_host_meta looks for listeners of the module ejabberd_http by name, does not know that ours hands on to
 %% it, and cries "critical".
