@@ -104,7 +104,8 @@ def _show_news(slug: str, seen: Any, shown: set[tuple[str, str]], progress: Prog
     first = not any(who == slug for who, _ in shown)
     for condition in seen["conditions"]:
         mark = (slug, condition["type"])
-        if condition["status"] == "True" and mark not in shown:
+        now = condition["observed_generation"] >= seen["generation"]  # what an earlier start saw is no news
+        if condition["status"] == "True" and now and mark not in shown:
             shown.add(mark)
             if not (first and seen["ready"]):  # it was ready before: nothing is news
                 progress.line(f"       {slug:<8} {condition['type']:<20} {at_s:6.1f} s")
