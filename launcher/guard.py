@@ -16,7 +16,7 @@ from launcher import leftovers
 def main(arguments: list[str]) -> None:
     socket, command = Path(arguments[0]), arguments[2:]
     # Our own parent is the stack's supervisor at another address, so what has this mark was the old one's child.
-    leftovers.end(leftovers.find([socket]))
+    leftovers.end([*leftovers.find([socket]), *leftovers.of_tenants(socket.parent / "instances")])
     socket.unlink(missing_ok=True)
     os.execv(command[0], command)
 

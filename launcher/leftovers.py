@@ -1,11 +1,13 @@
-"""Processes of this stack that lost their supervisor (it was killed): found by what supervisord gave them, and ended.
+"""Processes of this stack that lost their supervisor (it was killed): found by their marks, and ended.
 
-supervisord puts its own address into its children's environment, so no other process can be meant.
+supervisord puts its own address into its children's environment, and a tenant's engine, which starts with an empty
+one, is the only program of its user; so no other process can be meant.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import time
 from collections.abc import Iterable
@@ -31,6 +33,22 @@ def find(sockets: Iterable[Path], postgres_data: Path | None = None) -> list[int
         pid = _postmaster(postgres_data)
         if pid and pid not in found:
             found.append(pid)
+    return found
+
+
+def of_tenants(instances: Path) -> list[int]:
+    """Process numbers of the users whose home is below ``instances``."""
+    uids = {entry.pw_uid for entry in pwd.getpwall() if Path(entry.pw_dir).parent == instances}
+    found = []
+    for entry in Path("/proc").iterdir() if uids else ():
+        try:
+            # Not the owner of the directory: that is root for a process that may not be dumped.
+            status = (entry / "status").read_text(errors="replace") if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        line = next((line for line in status.splitlines() if line.startswith("Uid:")), "")
+        if uids.intersection(int(word) for word in line.split()[1:2]) and alive(int(entry.name)):
+            found.append(int(entry.name))
     return found
 
 

@@ -69,6 +69,7 @@ def end_leftovers(layout: Layout) -> int:
     if supervisor(layout).running():
         return 0
     found = leftovers.find([layout.supervisor_socket, layout.node / "supervisor.sock"], layout.state / "pg" / "data")
+    found += [pid for pid in leftovers.of_tenants(layout.node / "instances") if pid not in found]
     leftovers.end(found)
     return len(found)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -181,3 +182,21 @@ def test_passwords_of_the_demonstration_are_read_back(tmp_path: Path) -> None:
     assert demo.passwords_of(place) == {}
     (place.state / "demo").write_text(json.dumps({"a@acme.roost.example": "x"}))
     assert demo.passwords_of(place) == {"a@acme.roost.example": "x"}
+
+
+def test_an_engine_with_an_empty_environment_is_known_by_its_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me = pwd.getpwuid(os.getuid())
+    tenant = pwd.struct_passwd((*me[:2], 59_321, *me[3:5], str(tmp_path / "instances" / "k"), me[6]))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [me, tenant])
+    assert leftovers.of_tenants(tmp_path / "instances") == []
+    if os.geteuid() != 0:
+        pytest.skip("becoming another user needs root")
+    engine = subprocess.Popen(["/usr/bin/env", "-i", "/bin/sleep", "60"], user=59_321)
+    try:
+        assert leftovers.of_tenants(tmp_path / "instances") == [engine.pid]
+        assert leftovers.of_tenants(tmp_path / "elsewhere") == []
+    finally:
+        engine.kill()
+        engine.wait(timeout=10)
