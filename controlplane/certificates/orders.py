@@ -23,6 +23,7 @@ from controlplane.drivers.ca.acme import Order as AcmeOrder
 from controlplane.drivers.ca.errors import AccountUnknown, NotFound, RateLimited, Refused
 from controlplane.reconcile import faults, watch
 from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.step import backoff_s
 from controlplane.values.certificates import Chain, distrust, new_key, new_request, parse_chain
 from controlplane.values.errors import Rejected, Unavailable
 from controlplane.values.names import DomainName
@@ -31,6 +32,7 @@ from controlplane.values.outcome import Done, Outcome, Stalled, Wait
 log = logging.getLogger(__name__)
 
 PASS_S = 3.0
+_LOSSES_COUNT, _FREE_LOSSES = datetime.timedelta(hours=1), 2
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.03, 0.4
 _KEPT_ORDERS = 5
 
@@ -63,10 +65,10 @@ def advance(certificate: Certificate, lease: Lease) -> Outcome:
         accounts.forget()
         finish(order, lease, "abandoned", error.message)
         watch.touch("Authority", authority.ID)  # a CA that forgot us may have other roots
-        return Wait(Reason.AccountLost, error.message, after_s=0.2, failed=True)
+        return _another(certificate, lease, Reason.AccountLost, error.message)
     except NotFound as error:
         finish(order, lease, "abandoned", error.message)
-        return Wait(Reason.OrderLost, error.message, after_s=0.2, failed=True)
+        return _another(certificate, lease, Reason.OrderLost, error.message)
     except RateLimited as error:
         wait_s = error.retry_after_s or 0.0
         _pause(certificate, lease, wait_s)
@@ -108,6 +110,17 @@ def _pause(certificate: Certificate, lease: Lease, wait_s: float) -> None:
         hold(lease)
         certificate.retry_at = timezone.now() + datetime.timedelta(seconds=wait_s)
         certificate.save(update_fields=["retry_at"])
+
+
+def _another(certificate: Certificate, lease: Lease, reason: Reason, message: str) -> Outcome:
+    """Order anew, at once after a loss or two, then ever later: a CA that loses all orders must not be flooded."""
+    recently = timezone.now() - _LOSSES_COUNT
+    lost = certificate.orders.filter(state="abandoned", finished_at__gte=recently).exclude(problem="").count()
+    if lost <= _FREE_LOSSES:
+        return Wait(reason, message, after_s=0.2, failed=True)
+    wait_s = backoff_s(lost)
+    _pause(certificate, lease, wait_s)
+    return Wait(reason, message, after_s=wait_s, failed=True)
 
 
 def _fail(certificate: Certificate, order: Order, lease: Lease, reason: Reason, error: Rejected) -> Outcome:
@@ -210,7 +223,7 @@ class _Drive:
         self._store(state)
         if not state.problem:  # it only grew too old
             finish(self.order, self.lease, "abandoned", "The order expired.")
-            return Wait(Reason.OrderLost, "The order expired; another one follows.", after_s=0.2, failed=True)
+            return _another(self.certificate, self.lease, Reason.OrderLost, "The order expired; another one follows.")
         error = Rejected(f"The CA did not validate the names: {state.problem}", remedy="Check the records it names.")
         return _fail(self.certificate, self.order, self.lease, Reason.ValidationFailed, error)
 

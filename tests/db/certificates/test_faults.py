@@ -9,6 +9,7 @@ import pytest
 from controlplane.certificates import authority, services
 from controlplane.certificates.models import AcmeAccount, Certificate
 from controlplane.drivers.ca.acme import Acme
+from controlplane.drivers.ca.errors import NotFound
 from controlplane.reconcile.lease import LeaseLost
 from controlplane.values.certificates import parse_chain
 from tests.servers.ca_world import ZONE
@@ -126,3 +127,17 @@ def test_a_record_lost_before_the_ca_looked(room, instance, monkeypatch):
         room.world.drop(ZONE, f"_acme-challenge.{name}", "TXT")
     room.wake("Certificate", instance.key)
     assert room.issue(instance).orders.count() == 1
+
+
+def test_a_ca_that_loses_every_order_is_asked_ever_later(room, instance, monkeypatch):
+    def lost(self, order, deep=False):
+        raise NotFound("The CA knows no such order.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Acme, "refresh", lost)
+        room.want(instance, *NAMES)
+        room.work(lambda: room.certificate(instance).orders.count() >= 3 and room.certificate(instance).retry_at)
+        room.wake("Certificate", instance.key)  # a touch does not shorten the pause
+        room.one_pass()
+        assert room.certificate(instance).orders.count() == 3
+    assert room.issue(instance).serial
