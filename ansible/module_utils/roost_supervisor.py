@@ -21,6 +21,7 @@ from ansible.module_utils.roost_processes import kill_leftovers, remove_stale_so
 UP = ("STARTING", "RUNNING")
 ALIVE = (*UP, "BACKOFF", "STOPPING")
 CALL_TIMEOUT_S = 20
+MAX_TASKS = 512  # processes and threads of the tenant's user together; the same as TasksMax of the units
 FAULT_ALREADY_STARTED, FAULT_BAD_NAME, FAULT_ALREADY_ADDED, FAULT_NOT_RUNNING = 60, 10, 90, 70
 TEMPLATE = """; Written by Roost; changes are overwritten.
 [program:{name}]
@@ -84,6 +85,7 @@ def command_of(bundle):
         "/usr/bin/prlimit",
         f"--nofile={program['open_files']}",
         f"--data={program['memory_bytes']}",
+        f"--nproc={MAX_TASKS}",
         "--core=0",
         "--",
         "/usr/bin/setpriv",

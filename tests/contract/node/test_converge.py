@@ -111,6 +111,7 @@ def test_a_changed_program_restarts(node: Node) -> None:
     assert (applied.restarted, applied.running) == (True, True)
     (pid,) = processes_of(bundle.user)
     assert "Max open files            555" in Path(f"/proc/{pid}/limits").read_text()
+    assert "Max processes             512" in Path(f"/proc/{pid}/limits").read_text()
 
 
 def test_files_no_longer_wanted_go_and_drift_is_mended(node: Node) -> None:
