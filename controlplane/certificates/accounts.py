@@ -18,6 +18,11 @@ log = logging.getLogger(__name__)
 _local = threading.local()
 
 
+def key_context(row: AcmeAccount) -> str:
+    """What an account's key is sealed with."""
+    return _context(row.directory_url)
+
+
 def _context(directory_url: str) -> str:
     return f"acme-account:{directory_url}"
 
