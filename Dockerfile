@@ -7,7 +7,8 @@ RUN apt-get update \
     && groupadd --gid 990 roost \
     && useradd --uid 990 --gid roost --home-dir /var/lib/roost --create-home roost
 
-WORKDIR /srv/roost
+# Not below /srv/roost: compose mounts the node's directory of that name.
+WORKDIR /opt/roost
 COPY requirements.lock .
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock
 COPY manage.py ./
@@ -22,4 +23,4 @@ ENV DJANGO_SETTINGS_MODULE=controlplane.settings.production \
     PYTHONDONTWRITEBYTECODE=1
 USER roost
 EXPOSE 8000
-CMD ["gunicorn", "controlplane.wsgi", "--bind=0.0.0.0:8000", "--workers=2", "--threads=8", "--access-logfile=-"]
+CMD ["gunicorn", "controlplane.wsgi", "--bind=0.0.0.0:8000", "--workers=2", "--threads=24", "--access-logfile=-"]

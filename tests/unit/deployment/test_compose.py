@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,3 +47,17 @@ def test_the_image_copies_what_the_services_run() -> None:
     assert copied == {"requirements.lock", "manage.py", "controlplane", "tenants", "ansible", "templates"}
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == allowed
+
+
+def test_no_volume_hides_the_image_code() -> None:
+    (place,) = re.findall(r"^WORKDIR (\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    mounts = {volume.split(":")[1] for service in services.values() for volume in service.get("volumes", [])}
+    assert not [mount for mount in mounts if f"{place}/".startswith(f"{mount}/") or f"{mount}/".startswith(f"{place}/")]
+
+
+def test_followers_of_events_leave_threads_for_others() -> None:
+    from controlplane.api.follow import MAX_FOLLOWERS
+
+    (threads,) = re.findall(r"--threads=(\d+)", (ROOT / "Dockerfile").read_text())
+    assert int(threads) >= 2 * MAX_FOLLOWERS
