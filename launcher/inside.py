@@ -6,9 +6,9 @@ the system's certificate store holds the stack's roots besides its own. Nothing 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from launcher.demo import passwords_of
 from launcher.errors import Problem
 from launcher.layout import Layout
 from launcher.processes import run
+from launcher.up import manage as run_command
 from launcher.up import process_environment
 
 CERTS = Path("/etc/ssl/certs")
@@ -142,10 +143,28 @@ def send(layout: Layout, arguments: list[str]) -> int:
         f"{layout.resolver_address}@53",
         str(trusted),
     ]
-    read, write = os.pipe()
-    with os.fdopen(write, "wb") as stream:
-        stream.write("\0".join(lines).encode())
-    os.dup2(read, sys.stdin.fileno())
-    os.chdir(layout.app)
     environment = process_environment(layout, {"PYTHONPATH": str(layout.app)})
-    os.execve(layout.python, [str(layout.python), "-m", "launcher.message"], environment)
+    argv = [str(layout.python), "-m", "launcher.message"]
+    sent = run(argv, timeout_s=60, check=False, env=environment, cwd=layout.app, stdin="\0".join(lines))
+    print(sent.out, end="")
+    if sent.code:
+        raise Problem(sent.err.strip() or "The message was not delivered: see `./roost status`.")
+    for line in _links(layout, sender.partition("@")[2], receiver.partition("@")[2]):
+        print(f"  {line}")
+    return 0
+
+
+def _links(layout: Layout, local: str, remote: str) -> list[str]:
+    """How the two servers know each other, as the sender's says."""
+    try:
+        said = run_command(layout, keys.read_environment(layout), ["s2s", local], timeout_s=30)
+    except Problem as problem:
+        return [f"How the servers know each other is not to be had: {problem}"]
+    streams = [stream for stream in json.loads(said) if stream["remote"] == remote]
+    return sorted(
+        {
+            f"{local} {'->' if stream['direction'] == 'out' else '<-'} {remote}: authenticated by {stream['auth']}, "
+            f"{'encrypted' if stream['encrypted'] else 'not encrypted'}"
+            for stream in streams
+        }
+    )

@@ -23,7 +23,7 @@ def main() -> int:
         )
         found = [_found(resolver, domain, services) for domain, services in _questions(sender, receiver)]
     except RoostError as error:
-        print(f"roost: not delivered: {error}", file=sys.stderr)
+        print(f"Not delivered: {error}", file=sys.stderr)
         return 1
     print(f"Delivered in {seconds * 1000:.0f} ms: {sender} -> {receiver}: {text}")
     for line in found:

@@ -26,7 +26,7 @@ NODE_MEMORY_MIB = 65536
 class Up:
     """What a finished ``up`` knows. ``touched``: how many programs were started, restarted or removed.
 
-    ``started``: nothing ran before, so what the database says of the tenants is from an earlier time.
+    ``started``: nothing ran before, or other code: what the database says of the tenants is from an earlier time.
     """
 
     secrets: keys.Secrets
@@ -99,8 +99,8 @@ def _servers(layout: Layout, progress: Progress, up: Up, code: str) -> None:
         control = stack.supervisor(layout)
         web = controlplane.prepare(layout, up.environment, code)
         stack.check_ports(layout, [*programs, *web])
-        up.started = not control.running()
-        if up.started or _stamp(layout, "code") != code:
+        up.started = not control.running() or _stamp(layout, "code") != code
+        if up.started:
             # The control plane's processes start again when the new code and its tables are in place.
             stack.forget(layout, "20-control-plane")
         stack.define(layout, "10-servers", programs)
