@@ -69,5 +69,7 @@ def _value(name: str, answer: bytes) -> Any:
     if "error" in result:
         if result.get("kind") == "invalid":
             raise InvalidInput("name", f"ejabberd refused {name}: {result['error']}.")
+        if result.get("kind") == "failed":
+            raise Unavailable(f"ejabberd failed at {name}: {result['error']}.")
         raise Rejected(f"ejabberd refused {name}: {result['error']}.")
     return result.get("value")

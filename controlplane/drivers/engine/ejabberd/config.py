@@ -64,10 +64,7 @@ def render(spec: InstanceSpec) -> str:
         "listen": _listeners(spec),
         "modules": {**_storage_modules(spec), **_service_modules(spec), **_messaging_modules(spec)},
     }
-    return (
-        "# Rendered by Roost (controlplane/drivers/engine/ejabberd/config.py); changes are overwritten.\n"
-        + document(settings)
-    )
+    return "# Rendered by Roost; changes are overwritten.\n" + document(settings)
 
 
 def render_inetrc(spec: InstanceSpec) -> str:

@@ -16,6 +16,8 @@ ERLANG = "/usr/bin/erl"
 EMULATOR = (
     *("+S", "1:1", "+SDcpu", "1:1", "+SDio", "1", "+A", "1", "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"),
     *("+Q", "8192", "+P", "65536"),
+    # Smaller pieces from the system: 6 MB less of a start's memory stay behind (13 MB after the first one).
+    *("+MHlmbcs", "512", "+MBlmbcs", "512", "+MElmbcs", "256", "+MSlmbcs", "256", "+MLlmbcs", "256"),
 )
 #: Constant text. Paths come by the environment, so nothing is ever quoted into it.
 BOOTSTRAP = (

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 #: ejabberd's own words (option names, enumerations): plain scalars, because it reads those as atoms.
 _WORD = re.compile(r"[a-z][a-z0-9_]*\Z")
 
+_LONGEST_KEY = 1000  # YAML 1.1 §9.2.2 lets a parser look 1024 characters ahead for the colon
+
 
 class Word(str):
     """A word of ejabberd's own configuration language. Never a tenant's text: ``ValueError`` for what is no word."""
@@ -82,4 +84,9 @@ def _entry(lead: str, value: Value) -> list[str]:
 
 
 def _key(key: str) -> str:
-    return key if _WORD.match(key) else quote(key)
+    if _WORD.match(key):
+        return key
+    quoted = quote(key)
+    if len(quoted) > _LONGEST_KEY:
+        raise ValueError("too long for a key")
+    return quoted

@@ -1,6 +1,6 @@
 %%% The control channel: JSON calls on a unix socket, each with a 4-byte big-endian length before it.
 %%%
-%%% Asks {"name": ..., "arguments": {...}}; answers {"value": ...} or {"error": text, "kind": "invalid"|"refused"}.
+%%% Asks {"name": ..., "arguments": {...}}; answers {"value": ...} or {"error": text, "kind": "invalid"|"refused"|"failed"}.
 %%% It evaluates nothing. The directory of the socket decides who may call; each connection is served by a
 %%% process of its own. The calls are in roost_accounts, roost_rooms and roost_server.
 -module(roost_control).
@@ -63,8 +63,10 @@ serve(Socket) ->
 serve_calls(Socket) ->
     case gen_tcp:recv(Socket, 0, ?IDLE_MS) of
         {ok, Packet} ->
-            ok = gen_tcp:send(Socket, answer(Packet)),
-            serve_calls(Socket);
+            case gen_tcp:send(Socket, answer(Packet)) of
+                ok -> serve_calls(Socket);
+                {error, _} -> gen_tcp:close(Socket) % who asked did not wait
+            end;
         {error, _} ->
             gen_tcp:close(Socket)
     end.
@@ -81,9 +83,9 @@ answer(Packet) ->
           throw:{invalid, Text} ->
               #{error => Text, kind => invalid};
           Class:Reason:Stack ->
-              %% Not the arguments: they may hold a password. The stack's first entry may too.
+              %% Not the arguments: they may hold a password. The stack's first entry may, too.
               logger:error("roost: a call failed: ~p at ~p", [kind_of(Class, Reason), places(Stack)]),
-              #{error => <<"internal error, see ejabberd's log">>, kind => refused}
+              #{error => <<"internal error, see ejabberd's log">>, kind => failed}
       end, [force_utf8]).
 
 kind_of(Class, Reason) when is_atom(Reason) -> {Class, Reason};

@@ -8,6 +8,7 @@
 -export([start/3, start_link/3, accept/1, init/3, listen_options/1, listen_opt_type/2]).
 
 -define(HEADER_TIMEOUT_MS, 5000).
+-define(LARGEST_ADDRESSES, 2048). % addresses and TLVs; HAProxy sends some hundred bytes at most
 
 start(Module, Socket, Options) ->
     {ok, proc_lib:spawn(?MODULE, init, [Module, Socket, Options])}.
@@ -33,11 +34,8 @@ init(Module, Socket, Options) ->
     after ?HEADER_TIMEOUT_MS ->
         exit(normal)
     end,
-    {edge_addresses, Edges} = proplists:lookup(edge_addresses, [{edge_addresses, []} | Options]),
-    case from_edge(Socket, proplists:get_value(edge_addresses, Options, Edges)) andalso
-        proxy_protocol:decode(gen_tcp, Socket, ?HEADER_TIMEOUT_MS)
-    of
-        {{Address, _}, {PeerAddress, _}} = Names when is_tuple(Address), is_tuple(PeerAddress) ->
+    case from_edge(Socket, proplists:get_value(edge_addresses, Options, [])) andalso names(Socket) of
+        {_, _} = Names ->
             hand_on(Module, Socket, [{sock_peer_name, Names} | proplists:delete(edge_addresses, Options)]);
         _ ->
             gen_tcp:close(Socket)
@@ -48,6 +46,30 @@ from_edge(Socket, Edges) ->
         {ok, {Address, _}} -> lists:member(Address, Edges);
         _ -> false
     end.
+
+%% {our name, the client's name} from a header of version 2 (proxy-protocol.txt §2.2), or an error. ejabberd's own
+%% decoder takes the client's first bytes for a part of a header without addresses.
+names(Socket) ->
+    case gen_tcp:recv(Socket, 16, ?HEADER_TIMEOUT_MS) of
+        {ok, <<"\r\n\r\n\0\r\nQUIT\n", 2:4, Command:4, Kind, Size:16>>} when Size =< ?LARGEST_ADDRESSES ->
+            case {Command, Kind, addresses(Socket, Size)} of
+                {0, _, {ok, _}} ->
+                    {element(2, {ok, _} = inet:sockname(Socket)), element(2, {ok, _} = inet:peername(Socket))};
+                {1, 16#11, {ok, <<From:4/binary, To:4/binary, FromPort:16, ToPort:16, _/binary>>}} ->
+                    {{ip(8, To), ToPort}, {ip(8, From), FromPort}};
+                {1, 16#21, {ok, <<From:16/binary, To:16/binary, FromPort:16, ToPort:16, _/binary>>}} ->
+                    {{ip(16, To), ToPort}, {ip(16, From), FromPort}};
+                _ ->
+                    error
+            end;
+        _ ->
+            error
+    end.
+
+addresses(_, 0) -> {ok, <<>>};
+addresses(Socket, Size) -> gen_tcp:recv(Socket, Size, ?HEADER_TIMEOUT_MS).
+
+ip(Bits, Binary) -> list_to_tuple([Part || <<Part:Bits>> <= Binary]).
 
 hand_on(Module, Socket, Options) ->
     Started =

@@ -35,15 +35,24 @@ number(Query) ->
 s2s_connections(_) ->
     [Link || {_, Link} <- mod_roost:links()].
 
-%% Outgoing streams come from ejabberd's own table, so those that are still dialling are closed too. It forgets
-%% one a moment after it has ended.
+%% Outgoing streams come from ejabberd's own table, so those that are still dialling are closed too.
 close_s2s(#{<<"local">> := Local, <<"remote">> := Remote}) ->
     Out = [Pid || Pid <- ejabberd_s2s:get_connections_pids({Local, Remote}), is_process_alive(Pid)],
     In = [Pid || {Pid, #{direction := in, local := L, remote := R}} <- mod_roost:links(), L =:= Local, R =:= Remote],
     [ejabberd_s2s_out:stop_async(Pid) || Pid <- Out],
     [ejabberd_s2s_in:stop_async(Pid) || Pid <- In],
     gone(Out ++ In),
+    forgotten({Local, Remote}, 100),
     length(Out) + length(In).
+
+%% ejabberd forgets a stream a moment after it has ended, and what is sent through it meanwhile is lost silently.
+forgotten(_, 0) ->
+    ok;
+forgotten(Pair, Left) ->
+    case lists:all(fun is_process_alive/1, ejabberd_s2s:get_connections_pids(Pair)) of
+        true -> ok;
+        false -> timer:sleep(10), forgotten(Pair, Left - 1)
+    end.
 
 %% A stream with a dead peer may take its time to write its last words; nothing waits for those.
 gone(Pids) ->
@@ -54,6 +63,7 @@ gone(Pids) ->
 %% ejabberd makes itself for a link that fails are others.
 ping(#{<<"remote">> := Remote, <<"wait_s">> := Wait}) ->
     Ask = #iq{type = get, from = jid:make(host()), to = jid:make(Remote), sub_els = [#ping{}]},
+    forgotten({host(), Remote}, 20),
     Start = erlang:monotonic_time(microsecond),
     Reference = make_ref(),
     ejabberd_router:route_iq(Ask, Reference, self(), max(1, round(Wait * 1000))),
