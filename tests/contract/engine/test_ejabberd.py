@@ -17,7 +17,7 @@ import pytest
 
 from controlplane.drivers.engine.ejabberd import driver
 from controlplane.probes.client import StanzaError, q
-from controlplane.values.errors import Rejected
+from controlplane.values.errors import Rejected, Unavailable
 from controlplane.values.secret import Secret
 from controlplane.values.spec import Contact
 from tests.contract.engine.features import DATA, DISCO_INFO, DISCO_ITEMS, PNG, PUBSUB, FeatureContract, info, publish
@@ -284,6 +284,18 @@ class TestEjabberdAlone:
                     assert refused.value.condition == condition
 
         asyncio.run(steps())
+
+    def test_a_blocked_domains_services_are_blocked_too(self, world: World) -> None:
+        rooms = world.globex.spec.components.muc
+        assert world.acme.control.ping(rooms) > 0
+        world.acme.change(s2s_blocked=(world.globex.spec.domain,))
+        try:
+            world.acme.control.close_s2s(world.acme.spec.domain, rooms)
+            with pytest.raises(Unavailable):
+                world.acme.control.ping(rooms, timeout_s=3)
+        finally:
+            world.acme.change(s2s_blocked=())
+        assert world.acme.control.ping(rooms) > 0
 
     def test_a_dialback_link_says_so(self, world: World) -> None:
         """A peer whose certificate is for another name gets no EXTERNAL, and is let in by dialback."""

@@ -145,7 +145,10 @@ def _rules(spec: InstanceSpec) -> dict[str, Value]:
         "acl": {
             "admin": {"user": [str(jid) for jid in spec.admins]},
             "local": {"user_regexp": ""},
-            "blocked_peer": {"server": [d.ascii for d in spec.s2s_blocked]},
+            "blocked_peer": {
+                "server": [d.ascii for d in spec.s2s_blocked],
+                "server_glob": [f"*.{d.ascii}" for d in spec.s2s_blocked],
+            },
         },
         "access_rules": {
             "local": [{"allow": Word("local")}],
