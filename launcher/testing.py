@@ -129,7 +129,12 @@ def _environment(layout: Layout, stack_variables: Mapping[str, str]) -> dict[str
         "ROOST_TEST_CLONE": str(layout.clone),
     }
     if stack_variables:
-        own |= {**stack_variables, "ROOST_WAKE": "none", "ROOST_TEST_STATE": str(layout.state)}
+        own |= {
+            **stack_variables,
+            "ROOST_WAKE": "none",
+            "ROOST_TEST_STATE": str(layout.state),
+            "ROOST_TEST_VAR": layout.var.name,
+        }
     return {**own, "DJANGO_SETTINGS_MODULE": "controlplane.settings.test"}
 
 

@@ -70,14 +70,14 @@ class Api:
     """The REST API below ``/api/v1/`` with a token. Never asks twice by itself."""
 
     def __init__(self, base: str, token: str) -> None:
-        self._base, self._token = f"{base}/api/v1/", token
+        self._base, self.token = f"{base}/api/v1/", token
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
         """Any answer, refusals too; header names in keywords have ``_`` for ``-``."""
         data = None if body is None else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        fixed = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+        fixed = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         request = urllib.request.Request(self._base + path, data=data, headers={**fixed, **named}, method=method)
         try:
             with self._opener.open(request, timeout=60) as answer:
@@ -141,6 +141,8 @@ class Live:
     def __init__(self, state: Path, clone: Path, environment: Mapping[str, str]) -> None:
         self.state, self.clone, self.environment = state, clone, environment
         self.layout = Layout(clone, state, state, int((state / "net").read_text()))
+        #: The state directory's name beside the launcher; ``state`` may be elsewhere, behind a link.
+        self.var = environment.get("ROOST_TEST_VAR", state.name)
         self.api = Api(self.layout.web_url, json.loads((state / "secrets").read_text())["token"])
 
     @classmethod
@@ -322,7 +324,7 @@ class Live:
     def roost(self, *arguments: str, input: str = "", timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """``./roost`` with this stack's state."""
         environment = {"PATH": os.environ["PATH"], "HOME": "/root", "LANG": "C.UTF-8"}
-        environment |= {"ROOST_VAR": self.state.name, "ROOST_NET": str(self.layout.net)}
+        environment |= {"ROOST_VAR": self.var, "ROOST_NET": str(self.layout.net)}
         return subprocess.run(
             [str(self.clone / "roost"), *arguments],
             env=environment,
