@@ -11,6 +11,7 @@ DNS nor certificates nor a client's walk, all of which are in Roost's times.
 from __future__ import annotations
 
 import argparse
+import base64
 import datetime
 import json
 import os
@@ -135,39 +136,50 @@ def memory_mib(key: str) -> float:
     return total / 1024
 
 
-def baseline(keys: list[str]) -> list[float]:
-    """Wall time of one plain playbook run per tenant, each with the files of a real one, under other names."""
+def twin_of(key: str, number: int) -> dict[str, Any]:
+    """A real tenant's bundle as JSON, under another name, directory and address, so that both can run."""
     from controlplane.fleet.models import Placement
-    from controlplane.fleet.services import target_of
     from controlplane.provisioning.subject import Subject
     from tenants.models import Instance
 
-    times = []
-    undo = []
-    for number, key in enumerate(keys):
-        subject = Subject(Instance.objects.whole().get(key=key))
-        placement = Placement.objects.select_related("node").get(instance__key=key)
-        bundle = subject.bundle("running").as_json()
-        twin = f"b{number:02}{key[3:]}"
-        address = f"127.{placement.address.split('.')[1]}.250.{number + 1}"
-        text = json.dumps(bundle)
-        text = text.replace(bundle["root"], f"{placement.node.root}/{twin}").replace(f"r-{key}", f"r-{twin}")
-        moved = json.loads(text)
-        import base64
+    subject = Subject(Instance.objects.whole().get(key=key))
+    placement = Placement.objects.select_related("node").get(instance__key=key)
+    bundle = subject.bundle("running").as_json()
+    twin = f"b{number:02}{key[3:]}"
+    root = f"{placement.node.root}/{twin}"
+    address = f"127.{placement.address.split('.')[1]}.250.{number + 1}"
+    text = json.dumps(bundle).replace(bundle["root"], root).replace(f"r-{key}", f"r-{twin}")
+    moved: dict[str, Any] = json.loads(text)
+    for file in moved["files"]:
+        content = base64.b64decode(file["content_b64"])
+        if not file["path"].startswith("certs/"):
+            content = content.replace(bundle["root"].encode(), root.encode())
+            content = content.replace(placement.address.encode(), address.encode())
+        file["content_b64"] = base64.b64encode(content).decode()
+    moved["key"] = twin
+    return moved
 
-        for file in moved["files"]:
-            content = base64.b64decode(file["content_b64"])
-            if not file["path"].startswith("certs/"):
-                content = content.replace(bundle["root"].encode(), f"{placement.node.root}/{twin}".encode())
-                content = content.replace(placement.address.encode(), address.encode())
-            file["content_b64"] = base64.b64encode(content).decode()
-        moved["key"] = twin
-        target = target_of(placement.node)
+
+def baseline(keys: list[str]) -> list[float]:
+    """Wall time of one plain playbook run per tenant, each with the files of a real one; removed afterwards."""
+    from controlplane import wiring
+    from controlplane.fleet.models import Node
+    from controlplane.fleet.services import target_of
+    from controlplane.reconcile.models import WorkItem
+    from controlplane.values.bundle import ABSENT, Bundle, Program
+
+    node = Node.objects.get()
+    target = target_of(node)
+    times, twins = [], []
+    for number, key in enumerate(keys):
+        bundle = twin_of(key, number)
+        twins.append(bundle)
         variables = {
-            "tenant": moved,
+            **bundle,
             "runtime_dir": target.runtime_dir,
             "state_dir": target.state_dir,
             "supervisor_socket": target.supervisor_socket,
+            "supervisorctl": str(Path(sys.executable).parent / "supervisorctl"),
         }
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             json.dump(variables, file)
@@ -175,33 +187,25 @@ def baseline(keys: list[str]) -> list[float]:
             started = time.monotonic()
             run_playbook(file.name)
             times.append(time.monotonic() - started)
-            undo.append(variables)
-    for variables in undo:
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            variables["tenant"]["state"] = "absent"
-            json.dump(variables, file)
-            file.flush()
-            run_playbook(file.name)
+        print(f"  playbook run {number + 1}: {times[-1]:.2f} s", flush=True)
+    gone = [
+        Bundle(b["key"], b["user"], b["root"], b["control_group"], Program(("/bin/false",)), state=ABSENT)
+        for b in twins
+    ]
+    fence = WorkItem.objects.get(kind="Node", object_id=node.name).fence
+    wiring.node_driver().converge(target, gone, fence=fence, timeout_s=120)
     return times
 
 
 def run_playbook(variables: str) -> None:
-    playbook = Path(sys.executable).parent / "ansible-playbook"
+    here = CLONE / "bench" / "ansible_baseline"
+    argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", "-c", "local"]
     done = subprocess.run(
-        [
-            str(playbook),
-            "-i",
-            "localhost,",
-            "-c",
-            "local",
-            str(CLONE / "bench/ansible_baseline/tenant.yml"),
-            "-e",
-            f"@{variables}",
-        ],
+        [*argv, str(here / "tenant.yml"), "-e", f"@{variables}"],
         capture_output=True,
         text=True,
         check=False,
-        cwd=CLONE / "bench" / "ansible_baseline",
+        env={**os.environ, "ANSIBLE_CONFIG": str(here / "ansible.cfg")},
         timeout=300,
     )
     if done.returncode:
@@ -255,7 +259,7 @@ def main() -> None:
     from tenants.models import Plan
 
     Plan.objects.get_or_create(
-        slug="bench", defaults={"name": "Bench", "max_instances": 1000, "memory_mib": 64, "open": True}
+        slug="bench", defaults={"name": "Bench", "max_instances": 1000, "memory_mib": 256, "open": True}
     )
     api = Api()
     organisation = f"bench{int(time.time()) % 1_000_000}"
