@@ -100,7 +100,7 @@ def environment(layout: Layout, kept: Secrets) -> dict[str, str]:
         "ROOST_ANSIBLE_DIR": str(state / "ansible"),
     }
     if layout.is_test:
-        pairs |= {"ROOST_FAULT_DIR": str(state / "faults"), "ROOST_SWEEP_S": "1"}
+        pairs |= {"ROOST_FAULT_DIR": str(state / "faults"), "ROOST_SWEEP_S": "1", "ROOST_HEALTH_S": "10"}
         pairs |= {"ROOST_BACKOFF_CAP_S": "5", "ROOST_RESYNC_S": "60"}
     return pairs
 

@@ -24,6 +24,7 @@ from launcher.up import bring_up, prepare
 APART = {"unit", "contract", "db", "servers", "rig"}
 #: The faults come last: they leave the most behind.
 LAST = ["e2e", "faults"]
+LONGEST = ["node", "engine"]
 TEST_TIMEOUT_S = 300
 #: What survives from one run to the next.
 KEPT = {"venv", "reports"}
@@ -175,8 +176,8 @@ def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
     """Contract tests by room (each has addresses of its own), tests of the database, and what needs a database."""
     tests = layout.clone / "tests"
     rooms = sorted(path.name for path in (tests / "contract").iterdir() if any(path.glob("test_*.py")))
-    # Engines take longest: first.
-    rooms.sort(key=lambda name: (name != "engine", name))
+    # What takes longest goes first.
+    rooms.sort(key=lambda name: (LONGEST.index(name) if name in LONGEST else len(LONGEST), name))
     # Of the stack these get the database at most: everything else they bring or set themselves.
     plain = _environment(layout, {})
     contract = [_pytest(layout, plain, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms]
