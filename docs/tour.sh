@@ -9,6 +9,7 @@
 # CLIENT (how go-sendxmpp is run). What can be seen only on the machine itself (the process, its user, its files) is
 # looked at if the stack runs here.
 set -u -o pipefail
+umask 077
 
 here=$(cd -P -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd) || exit 1
 state=$here/${ROOST_VAR:-var}
@@ -33,7 +34,7 @@ printf 'Authorization: Bearer %s\nContent-Type: application/json\n' "$TOKEN" >"$
 
 # --- how it speaks ---------------------------------------------------------------------------------------------------
 
-step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+step() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi; }
 note() { printf '    %s\n' "$*"; }
 good() { printf '  ✓ %s\n' "$*"; }
 bad() {

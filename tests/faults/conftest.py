@@ -6,6 +6,9 @@ import pytest
 
 from tests.faults.invariants import check
 from tests.stack.live import ENGINES, Live, Tenant
+from tests.stack.own_zone import zone
+
+__all__ = ["zone"]  # a fixture
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """What has to hold of a stack at rest, whatever happened to it before: nothing missing, nothing double, nothing left.
 
 Each check compares what the database says there should be with what really is: the zone at the name server, the
-edge's maps, coturn's secrets, unix users, directories, processes, the CA's orders.
+edge's maps, coturn's secrets, unix users, directories, processes, the CA's orders. ``arm`` has workers killed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import pwd
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from controlplane.drivers.edge.haproxy import HaproxyEdge
@@ -26,6 +27,17 @@ OWN = {(ZONE, "SOA"), (ZONE, "NS"), (f"ns.{ZONE}", "A"), (f"turn.{ZONE}", "A")}
 def check(live: Live) -> None:
     """Wait until the stack has settled, then insist on every invariant."""
     until(lambda: settled(live), "all invariants hold", timeout_s=TIMEOUT_S)
+
+
+def arm(live: Live, points: Iterable[str]) -> None:
+    """The worker that reaches one of these places first is killed there (``controlplane.reconcile.faults``)."""
+    for point in points:
+        (live.fault_dir / point).touch()
+
+
+def unreached(live: Live) -> set[str]:
+    """Places where nobody was killed yet."""
+    return {path.name for path in live.fault_dir.iterdir()}
 
 
 def settled(live: Live) -> bool:

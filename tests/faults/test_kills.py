@@ -6,12 +6,11 @@ is killed at the next one, so one way up holds as many crashes as there are step
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 
-from tests.faults.invariants import check
+from tests.faults.invariants import arm, check, unreached
 from tests.stack.live import ENGINES, Live, Tenant, until
+from tests.stack.own_zone import publish
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(420)]
 
@@ -36,15 +35,6 @@ DOWN = (
     *("before-undo-NodeAssigned", "after-undo-NodeAssigned", "before-undo-DomainProven", "after-undo-DomainProven"),
     *("acme-revoked", "before-zone-apply", "after-zone-apply", "before-converge", "after-converge"),
 )
-
-
-def arm(live: Live, points: Iterable[str]) -> None:
-    for point in points:
-        (live.fault_dir / point).touch()
-
-
-def unreached(live: Live) -> set[str]:
-    return {path.name for path in live.fault_dir.iterdir()}
 
 
 def orders_at_the_ca(live: Live) -> int:
@@ -83,6 +73,19 @@ def test_killed_while_a_change_is_carried_out(live: Live, crashed: dict[str, Ten
     live.ready(tenant)
     assert unreached(live) == set()
     live.login(tenant, "romeo")
+
+
+def test_killed_while_a_domain_is_proven(live: Live, zone: str) -> None:
+    tenant = live.want("crash-own", "prosody", domain=f"crash.{zone}")
+    until(lambda: live.condition(tenant, "DomainProven")["reason"] == "ProofMissing", "the missing proof is told")
+    (wanted,) = live.api.get(tenant.path)["domain_proof"]["records"]
+    arm(live, ("before-DomainProven", "after-DomainProven"))
+    publish(live, [{"name": wanted["name"], "type": wanted["type"], "rdatas": [wanted["rdata"]]}])
+    live.api.post(f"{tenant.path}reverify/")
+    until(lambda: live.condition(tenant, "DomainProven")["status"] == "True", "it is proven")
+    assert unreached(live) == set()
+    assert [row["action"] for row in live.api.all("audit/?organisation=crash-own")].count("domain.prove") == 1
+    live.terminate(tenant)
 
 
 def test_killed_at_each_step_of_the_way_down(live: Live, crashed: dict[str, Tenant]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.stack.live import ENGINES, Live, Tenant
+from tests.stack.own_zone import zone
+
+__all__ = ["zone"]  # a fixture
 
 
 @pytest.fixture(scope="session")
