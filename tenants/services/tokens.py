@@ -31,6 +31,7 @@ def create_token(
 ) -> tuple[ApiToken, Secret]:
     """The row and the token's text. Without an organisation it is an operator's token.
 
+    ``InvalidInput`` for a scope that ``principal`` has not itself: making tokens would else grant everything.
     ``user``: the person it stands for; it stops working when that person may not log in any more.
     """
     wanted = sorted(set(scopes))
@@ -40,6 +41,13 @@ def create_token(
     if organisation is not None and OPERATOR_SCOPES & set(wanted):
         raise InvalidInput(
             "scopes", "These scopes are the operator's.", remedy=f"Leave out {', '.join(sorted(OPERATOR_SCOPES))}."
+        )
+    lacking = [scope for scope in wanted if not principal.may(scope, organisation.slug if organisation else None)]
+    if lacking or (organisation is None and not principal.is_operator):
+        raise InvalidInput(
+            "scopes",
+            "A token may do no more than whoever makes it.",
+            remedy=f"Leave out {', '.join(lacking or wanted)}, or have it made by somebody who may do that.",
         )
     if expires_at is not None and expires_at <= timezone.now():
         raise InvalidInput("expires_at", "That time is over.", remedy="Give a time in the future, or none.")

@@ -14,6 +14,7 @@ from controlplane.values.secret import Secret
 from tenants import quotas, services, tokens
 from tenants.errors import QuotaExceeded, Taken, WrongState
 from tenants.models import ApiToken, AuditEvent, Domain, Membership, Organisation, Plan
+from tenants.principal import Principal
 
 pytestmark = [pytest.mark.db, pytest.mark.django_db]
 
@@ -165,3 +166,21 @@ def test_the_audit_only_grows(acme, sql):
     with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(sql)
     assert AuditEvent.objects.get().actor == "olga"
+
+
+def test_a_token_may_do_no_more_than_its_maker(db, acme, operator):
+    clerk = Principal(name="clerk", is_operator=True, scopes=frozenset({"read", "admin"}))
+    member = Principal(name="ada", organisations={"acme": frozenset({"read", "accounts"})})
+    for maker, organisation, scopes in (
+        (clerk, None, ["read", "organisations"]),
+        (clerk, acme, ["accounts"]),
+        (member, acme, ["read", "rooms"]),
+        (member, None, ["read"]),
+    ):
+        with pytest.raises(InvalidInput) as error:
+            services.create_token(name="t", scopes=scopes, organisation=organisation, principal=maker)
+        assert error.value.field == "scopes"
+    row, _ = services.create_token(name="t", scopes=["admin", "read"], principal=clerk)
+    assert row.scopes == ["admin", "read"]
+    row, _ = services.create_token(name="t", scopes=["accounts"], organisation=acme, principal=member)
+    assert row.scopes == ["accounts"]
