@@ -170,13 +170,9 @@ def has_route(instance: Instance) -> bool:
 
 def is_routed(row: EdgeRoute) -> bool:
     """True if the edge routes all names and the proxy65 port as the row says, at this moment."""
-    driver = wiring.edge_driver()
-    routes = driver.routes()
+    routes, address = wiring.edge_driver().lookup([DomainName(h) for h in row.hosts], row.proxy65_port)
     backend = Backend(row.address, row.base_port)
-    return (
-        all(routes.get(host) == backend for host in row.hosts)
-        and driver.tcp_ports().get(row.proxy65_port) == row.address
-    )
+    return address == row.address and all(routes.get(host) == backend for host in row.hosts)
 
 
 def publish_route(row: EdgeRoute) -> None:

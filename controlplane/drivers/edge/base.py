@@ -23,7 +23,13 @@ class EdgeDriver(Protocol):
     name: str
 
     def routes(self) -> Mapping[str, Backend]:
-        """Host (A-label) -> backend, as the edge routes now."""
+        """Host (A-label) -> backend, as the edge routes now: all tenants', for whole comparisons."""
+
+    def lookup(self, hosts: Sequence[DomainName], port: int) -> tuple[Mapping[str, Backend], str | None]:
+        """Of these hosts alone host -> backend, and the address of this proxy65 port (None: not routed).
+
+        Every instance's pass asks this, so the cost must not grow with the number of tenants.
+        """
 
     def set_routes(self, hosts: Sequence[DomainName], backend: Backend) -> bool:
         """True if anything changed."""

@@ -22,7 +22,12 @@ from controlplane.values.errors import Rejected, Unavailable
 from controlplane.values.names import DomainName
 
 TIMEOUT_S = 5.0
+#: So many characters of commands in one line; HAProxy takes 16 KiB (tune.bufsize).
+LINE = 8000
 _HOST = re.compile(r"^[a-z0-9.-]{1,253}\Z")
+#: An answer to ``get map``: the value is quoted, and none of ours has a quote in it.
+_FOUND = re.compile(r'^type=.* found=yes,.* key="(?P<key>[^"]*)", value="(?P<value>[^"]*)"')
+_MISSING = re.compile(r"^type=.* found=no\Z")
 
 
 class HaproxyEdge:
@@ -35,11 +40,25 @@ class HaproxyEdge:
         self._backends = map_dir / BACKENDS_MAP
         self._proxy65 = map_dir / PROXY65_MAP
         self._lock = map_dir / "lock"
+        self._read_before: dict[Path, tuple[tuple[int, int, int], dict[str, str]]] = {}
 
     def routes(self) -> Mapping[str, Backend]:
         """Host (A-label) -> backend, where the running HAProxy and the file agree."""
         running, stored = self._running(self._backends), _read(self._backends)
         return {host: _backend(at) for host, at in running.items() if stored.get(host) == at}
+
+    def lookup(self, hosts: Sequence[DomainName], port: int) -> tuple[Mapping[str, Backend], str | None]:
+        """Those of these hosts that are routed, and the port's address, where the running HAProxy and the file agree.
+
+        One short connection, however many tenants there are.
+        """
+        names, key = [_host(h) for h in hosts], str(int(port))
+        asked = [(self._backends, name) for name in names] + [(self._proxy65, key)]
+        running = self._look_up(asked)
+        stored = {file: self._stored(file) for file in (self._backends, self._proxy65)}
+        agreed = {ask: at for ask, at in running.items() if stored[ask[0]].get(ask[1]) == at}
+        found = {name: agreed[self._backends, name] for name in names if (self._backends, name) in agreed}
+        return {name: _backend(at) for name, at in found.items()}, agreed.get((self._proxy65, key))
 
     def set_routes(self, hosts: Sequence[DomainName], backend: Backend) -> bool:
         address = ipaddress.ip_address(backend.address)
@@ -71,15 +90,15 @@ class HaproxyEdge:
                     after.pop(key, None)
             if after != stored:
                 _write(file, after)
-            running = self._running(file)
+            running = self._look_up([(file, key) for key in wanted])
             commands = []
             for key, value in wanted.items():
-                if running.get(key) == value:
+                if running.get((file, key)) == value:
                     continue
                 if value is None:
                     commands.append(f"del map {file} {key}")
                 else:
-                    commands.append(f"{'set' if key in running else 'add'} map {file} {key} {value}")
+                    commands.append(f"{'set' if (file, key) in running else 'add'} map {file} {key} {value}")
             for command in commands:
                 answer = self._say(command)
                 if answer.strip():
@@ -103,15 +122,49 @@ class HaproxyEdge:
                 )
         return entries
 
-    def _say(self, command: str) -> str:
-        """One command on a connection of its own; the whole answer."""
-        if not re.match(r"^[ -~]+\Z", command) or ";" in command or "<<" in command:
-            raise Rejected("That is no command for HAProxy's socket.")
+    def _look_up(self, asked: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
+        """(map, key) -> value in the running HAProxy, of those that it has. The keys are checked by the callers."""
+        found = {}
+        per_line = max(1, LINE // max((len(f"get map {file} {key}") + 1 for file, key in asked), default=1))
+        for start in range(0, len(asked), per_line):
+            part = asked[start : start + per_line]
+            answer = self._say(*(f"get map {file} {key}" for file, key in part))
+            lines = [line for line in answer.splitlines() if line]
+            if len(lines) != len(part):
+                raise Unavailable(f"The edge answered {len(lines)} of {len(part)} questions; it is asked again.")
+            for ask, line in zip(part, lines, strict=True):
+                hit = _FOUND.match(line)
+                if hit is not None and hit["key"] == ask[1]:
+                    found[ask] = hit["value"]
+                elif hit is not None or not _MISSING.match(line):
+                    raise Rejected(
+                        f"HAProxy has no map {ask[0]}: {line[:200]}",
+                        remedy="Start it with the configuration that Roost renders.",
+                    )
+        return found
+
+    def _stored(self, file: Path) -> dict[str, str]:
+        """The file's entries, parsed once for each version of it: it is only ever replaced as a whole."""
+        try:
+            status = file.stat()
+        except FileNotFoundError:
+            return {}
+        version = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._read_before.get(file)
+        if known is None or known[0] != version:
+            known = self._read_before[file] = (version, _read(file))
+        return known[1]
+
+    def _say(self, *commands: str) -> str:
+        """Commands on a connection of their own, in one line; the whole answer."""
+        for command in commands:
+            if not re.match(r"^[ -~]+\Z", command) or ";" in command or "<<" in command:
+                raise Rejected("That is no command for HAProxy's socket.")
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(TIMEOUT_S)
                 connection.connect(str(self._socket))
-                connection.sendall(command.encode() + b"\n")
+                connection.sendall(";".join(commands).encode() + b"\n")
                 chunks = []
                 while chunk := connection.recv(65536):
                     chunks.append(chunk)

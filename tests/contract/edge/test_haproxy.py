@@ -231,11 +231,42 @@ def test_proxy65_goes_by_port_without_a_header(edge: HaproxyEdge, backends: Back
     assert talk(20001, b"\x05\x01\x00") == b""
 
 
+def test_a_lookup_tells_of_the_asked_alone(edge: HaproxyEdge) -> None:
+    edge.set_routes([HOST, DomainName("rooms.acme.example")], Backend(ACME, BASE))
+    edge.set_tcp_port(20002, ACME)
+    asked = [HOST, DomainName("nobody.example"), DomainName("rooms.acme.example")]
+    there = {"acme.example": Backend(ACME, BASE), "rooms.acme.example": Backend(ACME, BASE)}
+    assert edge.lookup(asked, 20002) == (there, ACME)
+    assert edge.lookup([DomainName("nobody.example")], 20003) == ({}, None)
+    edge.delete_tcp_port(20002)
+    edge.delete_routes([HOST])
+    assert edge.lookup(asked, 20002) == ({"rooms.acme.example": Backend(ACME, BASE)}, None)
+
+
+def test_a_lookup_counts_only_what_a_restart_would_keep(edge: HaproxyEdge, haproxy: Haproxy) -> None:
+    edge.set_routes([HOST], Backend(ACME, BASE))
+    (haproxy.directory / "backends.map").write_text("acme.example 127.0.0.9/7000\n")
+    assert edge.lookup([HOST], 20003) == ({}, None)
+    assert edge.set_routes([HOST], Backend(ACME, BASE)) is True
+    assert edge.lookup([HOST], 20003) == ({"acme.example": Backend(ACME, BASE)}, None)
+
+
+def test_more_hosts_than_one_line_holds_are_looked_up(edge: HaproxyEdge) -> None:
+    hosts = [DomainName(f"{'x' * 60}.{'y' * 60}.h{number}.example") for number in range(100)]
+    edge.set_routes(hosts, Backend(ACME, BASE))
+    try:
+        assert edge.lookup(hosts, 20003)[0] == dict.fromkeys((h.ascii for h in hosts), Backend(ACME, BASE))
+    finally:
+        edge.delete_routes(hosts)
+
+
 def test_the_socket_takes_no_smuggled_commands(edge: HaproxyEdge) -> None:
     from controlplane.values.errors import Rejected
 
     with pytest.raises(Rejected):
         edge.set_routes([DomainName("a.example 1; del map x")], Backend(ACME, BASE))
+    with pytest.raises(Rejected):
+        edge.lookup([DomainName("a.example;del")], 20003)
     with pytest.raises(ValueError):
         edge.set_routes([HOST], Backend("127.0.0.1; shutdown", BASE))
 
