@@ -38,8 +38,8 @@ killasgroup=true
 umask={umask}
 redirect_stderr=true
 stdout_logfile={log}
-stdout_logfile_maxbytes=1MB
-stdout_logfile_backups=1
+stdout_logfile_maxbytes=10MB
+stdout_logfile_backups=2
 """
 
 

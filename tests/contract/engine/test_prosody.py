@@ -82,9 +82,17 @@ class TestProsodyAlone:
         jid = account(world, "wrong")
         with pytest.raises(Rejected):
             login(world, jid, Secret("not this one"))
-        log = (world.acme.root / "log" / "prosody.log").read_text()
+        log = (world.acme.root / "out.log").read_text()
         assert "Failed authentication attempt (not-authorized) for user wrong" in log
         assert "from IP: 127.0.0.1" in log
+
+    def test_logs_only_to_its_supervisor_also_after_a_reload(self, world: World) -> None:
+        world.acme.control.reload()
+        before = (world.acme.root / "out.log").stat().st_size
+        with pytest.raises(Rejected):
+            login(world, account(world, "relogged"), Secret("not this one"))
+        assert "for user relogged" in (world.acme.root / "out.log").read_text()[before:]
+        assert list((world.acme.root / "log").iterdir()) == []
 
     @pytest.mark.parametrize(
         ("pieces", "address"),

@@ -97,6 +97,9 @@ def _process(spec: InstanceSpec) -> dict[str, Value]:
         "hosts": [spec.domain.ascii],
         "language": spec.language,
         "loglevel": Word("info"),
+        # ejabberd.log and error.log, each with one older file beside it: 40 MB at most.
+        "log_rotate_size": 10_000_000,
+        "log_rotate_count": 1,
         "hide_sensitive_log_data": False,
         "default_db": Word("sql"),
         "sql_type": Word("sqlite"),

@@ -132,10 +132,8 @@ def _process(spec: InstanceSpec) -> dict[str, Value]:
         "plugin_paths": [str(paths.root / MODULE_DIR)],
         "umask": "007",
         "daemonize": False,
-        "log": [
-            {"levels": {"min": "info"}, "to": "file", "filename": str(paths.log / "prosody.log")},
-            {"levels": {"min": "error"}, "to": "console"},
-        ],
+        # Prosody rotates no file: what it says goes to its supervisor, which bounds it (supervisord, journald).
+        "log": [{"levels": {"min": "info"}, "to": "console", "timestamps": True}],
         "storage": "internal",
         "modules_enabled": [*GLOBAL_MODULES, *HOST_MODULES],
         "admins": [str(jid) for jid in spec.admins],
