@@ -30,10 +30,14 @@ class DnsDriver(Protocol):
     def create_zone(self, zone: DomainName, nameservers: Sequence[str]) -> bool:
         """Make it where the server allows that (False: it was there). Else ``Rejected`` with the remedy."""
 
-    def read(self, zone: DomainName, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RecordSet]:
+    def read(
+        self, zone: DomainName, keys: Sequence[tuple[str, str]], *, unserved: bool = False
+    ) -> dict[tuple[str, str], RecordSet]:
         """The record sets of these (name, type) keys that exist, as the server itself holds them.
 
         Rdata is in the spelling of ``values.rdata``. What a wildcard makes up does not count as existing.
+        ``unserved``: those too that the server holds and does not serve (PowerDNS' disabled records), which may
+        cost a look at the whole zone; for whoever is about to create a record and must overwrite nobody's.
         """
 
     def apply(self, zone: DomainName, changes: Sequence[Change]) -> None:

@@ -69,7 +69,13 @@ class Lexicon:
             f"{self._provider} has no zone {zone}, and lexicon cannot create one.", remedy="Create it at the provider."
         )
 
-    def read(self, zone: DomainName, keys: Sequence[Key]) -> dict[Key, RecordSet]:
+    def read(
+        self,
+        zone: DomainName,
+        keys: Sequence[Key],
+        *,
+        unserved: bool = False,  # noqa: ARG002  (what is there is served)
+    ) -> dict[Key, RecordSet]:
         """One listing per key; only the first of equal TTLs is looked at."""
         with _Wording(self._provider):
             provider = self._provider_for(zone, 300)

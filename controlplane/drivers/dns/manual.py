@@ -48,6 +48,8 @@ class Manual:
         self,
         zone: DomainName,  # noqa: ARG002  (a resolver finds the zone by itself)
         keys: Sequence[tuple[str, str]],
+        *,
+        unserved: bool = False,  # noqa: ARG002  (a resolver tells of served ones alone)
     ) -> dict[tuple[str, str], RecordSet]:
         found = {}
         for name, type in dict.fromkeys(keys):

@@ -7,7 +7,7 @@ A batch of changes is one PATCH, which PowerDNS applies whole or not at all. The
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +24,8 @@ from controlplane.values.secret import Secret
 TIMEOUT_S = (3.0, 20.0)  # to connect, to answer
 #: PowerDNS has disabled records: they exist, are not served, and equal nothing that anybody wants.
 DISABLED = "(disabled)"
+#: Up to so many names are asked for one by one (about 1 ms each); beyond it the whole zone is (8 ms per 1,000 sets).
+NAMES = 50
 
 
 class PowerDns:
@@ -61,17 +63,24 @@ class PowerDns:
         }
         return self._ask("POST", self._zones, json=body, accept=(201, 409)).status_code == 201
 
-    def read(self, zone: DomainName, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], RecordSet]:
+    def read(
+        self, zone: DomainName, keys: Sequence[tuple[str, str]], *, unserved: bool = False
+    ) -> dict[tuple[str, str], RecordSet]:
         wanted = set(keys)
         found: dict[tuple[str, str], RecordSet] = {}
-        if not wanted:
-            return found
-        # The whole zone (4,000 sets: 20 to 40 ms), because the API's filter by name leaves out disabled records.
-        for rrset in self._ask("GET", self._url(zone)).json()["rrsets"]:
+        for rrset in self._rrsets(zone, {name for name, _ in wanted}, unserved=unserved):
             key = (rrset["name"].rstrip(".").lower(), rrset["type"])
             if key in wanted:
                 found[key] = RecordSet.of(key[0], key[1], rrset["ttl"], _rdatas(key[1], rrset["records"]))
         return found
+
+    def _rrsets(self, zone: DomainName, names: Set[str], *, unserved: bool) -> Iterator[dict[str, Any]]:
+        """The sets of these names, and perhaps others'. The API's filter by name leaves out disabled records."""
+        if names and (unserved or len(names) > NAMES):
+            yield from self._ask("GET", self._url(zone)).json()["rrsets"]
+            return
+        for name in sorted(names):
+            yield from self._ask("GET", self._url(zone), params={"rrset_name": f"{name}."}).json()["rrsets"]
 
     def apply(self, zone: DomainName, changes: Sequence[Change]) -> None:
         if not changes:

@@ -68,7 +68,13 @@ class Rfc2136:
             remedy=f"Add the zone {zone} to its configuration, with this TSIG key allowed to update it.",
         )
 
-    def read(self, zone: DomainName, keys: Sequence[Key]) -> dict[Key, RecordSet]:
+    def read(
+        self,
+        zone: DomainName,
+        keys: Sequence[Key],
+        *,
+        unserved: bool = False,  # noqa: ARG002  (what is there is served)
+    ) -> dict[Key, RecordSet]:
         with self._connection() as exchange:
             found = {}
             for key in dict.fromkeys(keys):

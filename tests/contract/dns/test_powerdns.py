@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import requests
 
-from controlplane.drivers.dns.powerdns import PowerDns
+from controlplane.drivers.dns.powerdns import NAMES, PowerDns
 from controlplane.values.errors import Rejected
 from controlplane.values.names import DomainName
+from controlplane.values.records import txt
 from controlplane.values.secret import Secret
 from tests.contract.dns.conftest import NOBODY
 from tests.contract.dns.suite import (
@@ -57,8 +60,36 @@ class TestPowerDns(DnsDriverContract, HostileTextContract):
         body = {"name": "off.roost.example.", "type": "A", "ttl": 60, "changetype": "REPLACE", "records": [record]}
         url = f"{powerdns.url}/api/v1/servers/localhost/zones/roost.example."
         requests.patch(url, json={"rrsets": [body]}, headers={"X-API-Key": API_KEY}, timeout=5).raise_for_status()
-        seen = driver.read(ZONE, [("off.roost.example", "A")])
+        seen = driver.read(ZONE, [("off.roost.example", "A")], unserved=True)
         assert not create("off", "A", "192.0.2.1").record_set.same_data(seen["off.roost.example", "A"])
+
+    def test_a_few_names_are_asked_for_and_not_the_whole_zone(
+        self, driver: PowerDns, powerdns: PowerDnsServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        driver.apply(ZONE, [upsert(f"n{number}", "A", "192.0.2.1") for number in range(NAMES + 1)])
+        driver.apply(ZONE, [upsert("n0", "TXT", txt("beside")), upsert("sub.n0", "A", "192.0.2.3")])
+        asked: list[str] = []
+        real = requests.Session.request
+
+        def noting(session: requests.Session, method: str, url: str, **more: Any) -> requests.Response:
+            answer = real(session, method, url, **more)
+            asked.append(answer.text)
+            return answer
+
+        monkeypatch.setattr(requests.Session, "request", noting)
+        few = [("n0.roost.example", "A"), ("n0.roost.example", "TXT"), ("absent.roost.example", "A")]
+        assert set(driver.read(ZONE, few)) == set(few[:2])
+        assert len(asked) == 2  # one for each name
+        assert not any("n1.roost.example" in text or "sub.n0" in text for text in asked)
+        asked.clear()
+        many = [(f"n{number}.roost.example", "A") for number in range(NAMES + 1)]
+        assert set(driver.read(ZONE, many)) == set(many)
+        assert len(asked) == 1
+
+    def test_names_are_found_as_they_are_written(self, driver: PowerDns) -> None:
+        driver.apply(ZONE, [upsert("*.wild", "A", "192.0.2.1"), upsert("_srv._tcp.w", "SRV", "0 5 1 a.example.net.")])
+        keys = [("*.wild.roost.example", "A"), ("_srv._tcp.w.roost.example", "SRV"), ("a.wild.roost.example", "A")]
+        assert set(driver.read(ZONE, keys)) == set(keys[:2])
 
     def test_it_creates_a_zone_that_answers(self, driver: PowerDns, address: str) -> None:
         zone = DomainName.parse("fresh.roost.example")

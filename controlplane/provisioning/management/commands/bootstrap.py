@@ -145,7 +145,7 @@ def _address(text: str) -> str:
     wanted = RecordSet.of(
         name.ascii, "A" if address.version == 4 else "AAAA", settings.ROOST["RECORD_TTL_S"], [str(address)]
     )
-    found = driver.read(zone, [wanted.key]).get(wanted.key)
+    found = driver.read(zone, [wanted.key], unserved=True).get(wanted.key)
     if found is None:
         driver.apply(zone, [Change("upsert", wanted)])
     elif not wanted.same_data(found):
