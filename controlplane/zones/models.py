@@ -11,10 +11,15 @@ from tenants.models import Instance
 
 
 class Zone(models.Model):
-    """A zone that the configured DNS driver writes. ``checked_at``: when all of its records were last compared."""
+    """A zone that the configured DNS driver writes.
+
+    ``checked_at``: all of its records were compared after this moment; None: never, or asked for anew.
+    ``resync_from``: since when a comparison of all is under way; records looked at before it are still to come.
+    """
 
     name = models.CharField(max_length=253, unique=True)
     checked_at = models.DateTimeField(null=True, blank=True)
+    resync_from = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

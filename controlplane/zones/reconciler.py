@@ -2,6 +2,7 @@
 
 Reads what the server holds, decides (``decide``), notes what is about to be created, applies, asks every
 authoritative server, and only then writes what is published. Instances whose records changed are woken.
+Settled records are compared again once in a while, a slice in each pass and after the unsettled ones.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from controlplane import wiring
@@ -36,8 +37,14 @@ log = logging.getLogger(__name__)
 RECHECK_S = 60.0
 #: Not at all servers yet: secondaries take moments.
 PROPAGATION_S = 0.5
-#: After so many questions (about 1 s) the lease is renewed, so that the largest zone is looked at in one pass.
+#: After so many questions (about 1 s) the lease is renewed, so that any number is looked at in one pass.
 QUESTIONS = 1000
+#: So many settled records are compared in a pass (about 2 s for each server): new ones wait no longer than that.
+SLICE = 2000
+#: The pause before the next slice.
+SLICE_S = 1.0
+
+UNSETTLED = Q(wanted=False) | Q(published=False)
 
 
 def reconcile(lease: Lease) -> Next | None:
@@ -46,30 +53,66 @@ def reconcile(lease: Lease) -> Next | None:
     if zone is None:
         leases.forget(lease.kind, lease.object_id)
         return None
-    full = zone.checked_at is None or zone.checked_at < timezone.now() - datetime.timedelta(
-        seconds=settings.ROOST["RESYNC_S"] * 0.9
-    )
-    rows = _rows(zone, full=full)
+    if zone.resync_from is None and _resync_due(zone):
+        zone.resync_from = _begin_resync(zone, lease)
+    rows: list[DnsRecord] = []
     try:
+        rows = list(_records(zone).filter(UNSETTLED))
         verdicts = _work(zone, rows, lease)
+        _store(verdicts, lease)
+        if zone.resync_from is not None:  # what is new is published by now
+            rows = list(_remaining(zone, zone.resync_from)[:SLICE])
+            compared = _work(zone, rows, lease, make=False)
+            _store(compared, lease)
+            verdicts += compared
     except RoostError as error:
         return _failed(rows, lease, error)
-    _store(zone, verdicts, lease, full=full)
-    return _finish(zone, lease, late=any(verdict.late for verdict in verdicts))
+    more = zone.resync_from is not None and not _end_resync(zone, zone.resync_from, lease)
+    return _finish(zone, lease, late=any(verdict.late for verdict in verdicts), more=more)
 
 
-def _rows(zone: Zone, *, full: bool) -> Sequence[DnsRecord]:
-    rows = zone.records.select_related("instance")
-    return list(rows if full else rows.filter(Q(wanted=False) | Q(published=False)))
+def _records(zone: Zone) -> QuerySet[DnsRecord]:
+    return DnsRecord.objects.filter(zone=zone).select_related("instance")
 
 
-def _work(zone: Zone, rows: Sequence[DnsRecord], lease: Lease) -> list[Verdict]:
+def _resync_due(zone: Zone) -> bool:
+    oldest = timezone.now() - datetime.timedelta(seconds=settings.ROOST["RESYNC_S"] * 0.9)
+    return zone.checked_at is None or zone.checked_at < oldest
+
+
+def _begin_resync(zone: Zone, lease: Lease) -> datetime.datetime:
+    now = timezone.now()
+    with transaction.atomic():
+        hold(lease)
+        Zone.objects.filter(pk=zone.pk).update(resync_from=now)
+    return now
+
+
+def _remaining(zone: Zone, since: datetime.datetime) -> QuerySet[DnsRecord]:
+    """Settled records that this comparison of all has not reached; those longest unseen first."""
+    settled = _records(zone).exclude(UNSETTLED).filter(Q(checked_at__isnull=True) | Q(checked_at__lt=since))
+    return settled.order_by(F("checked_at").asc(nulls_first=True), "pk")
+
+
+def _end_resync(zone: Zone, since: datetime.datetime, lease: Lease) -> bool:
+    """True if nothing is left to compare; that is noted unless somebody asked for another round meanwhile."""
+    if _remaining(zone, since).exists():
+        return False
+    with transaction.atomic():
+        hold(lease)
+        Zone.objects.filter(pk=zone.pk, resync_from=since).update(checked_at=since, resync_from=None)
+    return True
+
+
+def _work(zone: Zone, rows: Sequence[DnsRecord], lease: Lease, *, make: bool = True) -> list[Verdict]:
+    """Bring these records about; the zone itself too (``make``) if it was never compared."""
     name, driver = DomainName(zone.name), wiring.dns_driver()
-    if zone.checked_at is None and driver.can_write and not driver.zone_exists(name):
+    if make and zone.checked_at is None and driver.can_write and not driver.zone_exists(name):
         driver.create_zone(name, settings.ROOST["DNS_NAMESERVERS"])
     if not rows:
         return []
-    held = driver.read(name, keys_to_read(rows))
+    # Others' disabled records matter where we make something, our own where we remove it: only there it is worth it.
+    held = driver.read(name, keys_to_read(rows), unserved=any(row.created_by_us != row.wanted for row in rows))
     verdicts = decide(rows, held, zone=zone.name, exact_ttl=driver.exact_ttl)
     if not driver.can_write:
         return [_by_hand(verdict) for verdict in verdicts]
@@ -158,7 +201,7 @@ def _compare(verdict: Verdict, there: RecordSet | None, server: str) -> None:
         verdict.problem = f"{row.name} {row.type} {problem} at {server}."
 
 
-def _store(zone: Zone, verdicts: Sequence[Verdict], lease: Lease, *, full: bool) -> None:
+def _store(verdicts: Sequence[Verdict], lease: Lease) -> None:
     """Write what was found, each row only if it is still the revision that was looked at."""
     now, moved, same = timezone.now(), set(), []
     with transaction.atomic():
@@ -184,10 +227,8 @@ def _store(zone: Zone, verdicts: Sequence[Verdict], lease: Lease, *, full: bool)
                 moved.add(row.instance.key)
             else:
                 same.append(row.pk)
-        if full:  # in few statements: these are nearly all of the zone, 20 for each instance
-            for start in range(0, len(same), QUESTIONS):
-                DnsRecord.objects.filter(pk__in=same[start : start + QUESTIONS]).update(checked_at=now)
-            Zone.objects.filter(pk=zone.pk).update(checked_at=now)
+        for start in range(0, len(same), QUESTIONS):  # in few statements: nearly all are as they were
+            DnsRecord.objects.filter(pk__in=same[start : start + QUESTIONS]).update(checked_at=now)
         for key in sorted(moved):
             watch.touch("Instance", key)
 
@@ -209,9 +250,9 @@ def _failed(rows: Sequence[DnsRecord], lease: Lease, error: RoostError) -> Next:
     return Next(backoff_s(lease.attempts) if retry_after_s is None else retry_after_s, failed=True)
 
 
-def _finish(zone: Zone, lease: Lease, *, late: bool) -> Next:
-    """The zone's condition over all of its records, and when to look again."""
-    open_rows = zone.records.filter(Q(wanted=False) | Q(published=False))
+def _finish(zone: Zone, lease: Lease, *, late: bool, more: bool) -> Next:
+    """The zone's condition over all of its records, and when to look again. ``more``: settled ones are to come."""
+    open_rows = zone.records.filter(UNSETTLED)
     conflicts, waiting = open_rows.filter(conflict=True).count(), open_rows.filter(conflict=False).count()
     total = zone.records.count()
     if waiting:
@@ -221,7 +262,7 @@ def _finish(zone: Zone, lease: Lease, *, late: bool) -> Next:
         )
         after_s = max(PROPAGATION_S, min(backoff_s(lease.attempts), RECHECK_S)) if late else RECHECK_S
         conditions.write(lease, [finding], generation=0)
-        return Next(after_s, failed=True)
+        return Next(SLICE_S) if more else Next(after_s, failed=True)
     after_s = settings.ROOST["RESYNC_S"] * (0.9 + random.random() / 5)
     if conflicts:
         message = f"{conflicts} of {total} record sets are taken by records that Roost did not make."
@@ -231,4 +272,4 @@ def _finish(zone: Zone, lease: Lease, *, late: bool) -> Next:
     else:
         finding = Finding("Published", "True", "Published", f"{total} record sets are at every authoritative server.")
     conditions.write(lease, [finding], generation=0)
-    return Next(after_s)
+    return Next(SLICE_S if more else after_s)

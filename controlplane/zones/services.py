@@ -190,9 +190,9 @@ def check_customer_records(instance: Instance) -> None:
 
 
 def recheck_zone(name: DomainName) -> None:
-    """Have the zone's next pass compare every record, not only those that are unsettled."""
+    """Have the zone's next passes compare every record, not only those that are unsettled."""
     with transaction.atomic():
-        Zone.objects.filter(name=name.ascii).update(checked_at=None)
+        Zone.objects.filter(name=name.ascii).update(checked_at=None, resync_from=None)
         watch.touch("Zone", name.ascii)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
+from django.utils import timezone
 
 from controlplane import wiring
 from controlplane.drivers.dns.powerdns import PowerDns
@@ -136,6 +139,78 @@ def test_drift_is_repaired_at_the_resync(world, make):
     assert published(instance)
 
 
+def test_a_resync_goes_in_slices_and_what_is_new_goes_first(world, make, monkeypatch):
+    for number in range(4):
+        world.sync(make(f"t{number}.roost.example"))
+    world.zone_pass()
+    total = DnsRecord.objects.count()
+    names = [row.name for row in DnsRecord.objects.filter(type="SRV")]
+    for name in names:
+        world.by_hand(name, "SRV", "0 5 1 evil.example.net.")
+    fresh = make("fresh.roost.example")
+    world.sync(fresh)
+    services.recheck_zone(wiring.provider_zone())
+    monkeypatch.setattr(reconciler, "SLICE", total // 3)
+    outcome = world.zone_pass()
+    assert published(fresh)
+    assert (outcome.after_s, outcome.failed) == (reconciler.SLICE_S, False)
+    assert Zone.objects.get().checked_at is None
+    since = Zone.objects.get().resync_from
+    assert DnsRecord.objects.filter(checked_at__gte=since).exclude(instance=fresh).count() == total // 3
+    passes = 1
+    while outcome.after_s == reconciler.SLICE_S:
+        outcome = world.zone_pass()
+        passes += 1
+    assert passes == -(-total // (total // 3))
+    assert outcome.after_s > 100
+    assert (Zone.objects.get().checked_at, Zone.objects.get().resync_from) == (since, None)
+    assert [name for name in names if any("evil" in rdata for rdata in world.served(name, "SRV"))] == []
+
+
+def test_a_resync_comes_round_by_itself_and_only_then(world, make, settings):
+    world.sync(make("acme.roost.example"))
+    world.zone_pass()
+    world.by_hand(SRV, "SRV", "0 5 1 evil.example.net.")
+    world.zone_pass()
+    assert world.served(SRV, "SRV") == {"0 5 1 evil.example.net."}
+    long_ago = timezone.now() - datetime.timedelta(seconds=settings.ROOST["RESYNC_S"])
+    Zone.objects.update(checked_at=long_ago)
+    world.zone_pass()
+    assert world.served(SRV, "SRV") != {"0 5 1 evil.example.net."}
+
+
+def test_a_wish_to_compare_all_during_a_resync_is_not_lost(world, make, monkeypatch):
+    world.sync(make("acme.roost.example"))
+    world.zone_pass()
+    services.recheck_zone(wiring.provider_zone())
+    real = reconciler.recordsets.at_server
+
+    def meanwhile(server, keys):
+        services.recheck_zone(wiring.provider_zone())
+        return real(server, keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconciler.recordsets, "at_server", meanwhile)
+        world.zone_pass()
+    assert Zone.objects.get().checked_at is None
+    world.zone_pass()
+    assert Zone.objects.get().checked_at is not None
+
+
+def test_a_disabled_record_of_others_is_in_the_way(world, make):
+    instance = make("acme.roost.example")
+    services.ensure_zone(wiring.provider_zone())
+    world.zone_pass()
+    record = {"content": "198.51.100.7", "disabled": True}
+    change = {"name": "acme.roost.example.", "type": "A", "ttl": 60, "changetype": "REPLACE", "records": [record]}
+    world.api("PATCH", "/roost.example.", json={"rrsets": [change]}).raise_for_status()
+    world.sync(instance)
+    world.zone_pass()
+    assert len(services.summary(instance).conflicts) == 1
+    held = world.api("GET", "/roost.example.").json()["rrsets"]
+    assert [r["records"] for r in held if (r["name"], r["type"]) == ("acme.roost.example.", "A")] == [[record]]
+
+
 def test_a_changed_address_changes_addresses_only(world, make, settings):
     instance = make("acme.roost.example")
     world.sync(instance)
@@ -263,6 +338,8 @@ def test_killed_before_the_server_was_asked_it_is_done_later(world, make, monkey
 
 def test_a_pass_that_lost_its_lease_writes_nothing(world, make):
     instance = make("acme.roost.example")
+    services.ensure_zone(wiring.provider_zone())
+    world.zone_pass()
     world.sync(instance)
     lease = world.lease("Zone", "roost.example")
     WorkItem.objects.filter(pk=lease.item_id).update(fence=lease.fence + 1)
