@@ -58,6 +58,8 @@ class Condition(models.Model):
             models.UniqueConstraint(fields=["kind", "object_id", "type"], name="one_condition_per_type"),
             models.CheckConstraint(condition=Q(status__in=Status.values), name="condition_status_known"),
         ]
+        # "Which instances are Ready, the longest first": asked by walks that look for a peer, and by overviews.
+        indexes = [models.Index(fields=["kind", "type", "status", "last_transition"], name="condition_by_status")]
         ordering = ["kind", "object_id", "position", "type"]
 
     def __str__(self) -> str:
