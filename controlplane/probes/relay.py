@@ -23,6 +23,10 @@ from controlplane.values.secret import Secret
 
 Address = tuple[str, int]
 PAYLOAD_BYTES = 600
+#: The server still has an allocation of an earlier client with the same address and port: another port is to be
+#: taken (RFC 8656 §7.4), which a new socket does.
+ALLOCATION_MISMATCH = 437
+ALLOCATE_TRIES = 3
 
 
 class Refused(Rejected):
@@ -53,10 +57,7 @@ class Relay(asyncio.DatagramProtocol):
         cls, server: Address, user: str, password: Secret, *, timeout_s: float = 5.0
     ) -> AsyncIterator[Self]:
         """Raises ``Refused`` or ``Unavailable``. The allocation is deleted at the end."""
-        with _wording(server):
-            transport, relay = await asyncio.wait_for(
-                create_turn_endpoint(cls, server, user, password.reveal(), lifetime=60), timeout_s
-            )
+        transport, relay = await cls._create(server, user, password, timeout_s)
         relay._transport = transport
         try:
             yield relay
@@ -64,6 +65,24 @@ class Relay(asyncio.DatagramProtocol):
             with contextlib.suppress(TimeoutError, stun.TransactionError, OSError):
                 # _close() is what close() starts in the background; here its end has to be seen.
                 await asyncio.wait_for(transport._close(), min(timeout_s, 2.0))
+
+    @classmethod
+    async def _create(
+        cls, server: Address, user: str, password: Secret, timeout_s: float
+    ) -> tuple[TurnTransport, Self]:
+        for attempt in range(ALLOCATE_TRIES):
+            try:
+                with _wording(server):
+                    return cast(
+                        tuple[TurnTransport, Self],
+                        await asyncio.wait_for(
+                            create_turn_endpoint(cls, server, user, password.reveal(), lifetime=60), timeout_s
+                        ),
+                    )
+            except Refused as error:
+                if error.code != ALLOCATION_MISMATCH or attempt == ALLOCATE_TRIES - 1:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     @property
     def address(self) -> Address:
