@@ -96,7 +96,7 @@ def environment(layout: Layout, kept: Secrets) -> dict[str, str]:
         "ROOST_EDGE_SOCKET": str(layout.edge / "admin.sock"),
         "ROOST_EDGE_MAP_DIR": str(layout.edge),
         "ROOST_EDGE_ADDRESSES": layout.edge_address,
-        "ROOST_PROXY65_PORTS": "20000-20199",
+        "ROOST_PROXY65_PORTS": "20000-21999",
         "ROOST_ANSIBLE_DIR": str(state / "ansible"),
     }
     if layout.is_test:

@@ -162,7 +162,7 @@ ROOST: dict[str, Any] = {
     "EDGE_MAP_DIR": env.text("ROOST_EDGE_MAP_DIR", ""),
     "EDGE_ADDRESSES": env.words("ROOST_EDGE_ADDRESSES"),
     "EDGE_SOURCES": env.words("ROOST_EDGE_SOURCES", "127.0.0.1,::1"),
-    "PROXY65_PORTS": env.port_range("ROOST_PROXY65_PORTS", "20000-20199"),
+    "PROXY65_PORTS": env.port_range("ROOST_PROXY65_PORTS", "20000-21999"),
     "ANSIBLE_DIR": env.text("ROOST_ANSIBLE_DIR", "/var/lib/roost/ansible"),
     "TRUST_EXTRA_FILE": env.text("ROOST_TRUST_EXTRA_FILE", ""),
     "TRUST_SYSTEM": env.flag("ROOST_TRUST_SYSTEM", True),

@@ -30,6 +30,7 @@ def prepare(layout: Layout) -> Program:
             map_dir=str(base),
             acme_http=layout.web_address,
             max_connections=8000,
+            max_connections_per_source=0,  # everybody here comes from one address
         )
     )
     files.write(base / "haproxy.cfg", text)

@@ -22,6 +22,7 @@ class Haproxy:
     address: str
     acme_http: str = ""
     proxy65_ports: tuple[int, int] = (20000, 20009)
+    max_connections_per_source: int = 0
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="edge")))
     process: subprocess.Popen[bytes] | None = None
 
@@ -39,6 +40,7 @@ class Haproxy:
             control_group="root",
             proxy65_ports=self.proxy65_ports,
             acme_http=self.acme_http,
+            max_connections_per_source=self.max_connections_per_source,
         )
         (self.directory / "haproxy.cfg").write_text(render_haproxy_cfg(config))
         try:

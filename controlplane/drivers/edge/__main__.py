@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from controlplane.drivers.edge.config import EdgeConfig, render_haproxy_cfg
+from controlplane.drivers.edge.config import PER_SOURCE, EdgeConfig, render_haproxy_cfg
 
 
 def main() -> None:
@@ -13,8 +13,14 @@ def main() -> None:
     parser.add_argument("--socket", required=True, help="path of the stats socket")
     parser.add_argument("--map-dir", required=True, help="directory of the maps")
     parser.add_argument("--control-group", default="roost", help="group that may use the socket")
-    parser.add_argument("--proxy65-ports", default="20000-20199", help="range of ports for XEP-0065")
+    parser.add_argument("--proxy65-ports", default="20000-21999", help="range of ports for XEP-0065")
     parser.add_argument("--acme-http", default="", help="address:port of the web process, for HTTP-01 on port 80")
+    parser.add_argument(
+        "--max-connections-per-source",
+        type=int,
+        default=PER_SOURCE,
+        help="open at once from one IPv4 address or IPv6 /64; 0: no limit",
+    )
     options = parser.parse_args()
     low, _, high = options.proxy65_ports.partition("-")
     try:
@@ -25,6 +31,7 @@ def main() -> None:
             control_group=options.control_group,
             proxy65_ports=(int(low), int(high)),
             acme_http=options.acme_http,
+            max_connections_per_source=options.max_connections_per_source,
         )
         print(render_haproxy_cfg(config), end="")
     except ValueError as error:

@@ -28,6 +28,10 @@ _PLAIN = 'lower,regsub("[^a-z0-9.-]","?",g)'
 _TO = r"^[^\\x00]*?<stream:stream[^>]*?\\sto=[\\x22\\x27]([^\\x22\\x27>]+)[\\x22\\x27][^>]*>.*$"
 
 
+#: Enough for an office behind one address, far from what fills an edge.
+PER_SOURCE = 500
+
+
 @dataclass(frozen=True, slots=True)
 class EdgeConfig:
     """What one edge listens on and whom it trusts.
@@ -35,7 +39,8 @@ class EdgeConfig:
     ``addresses``: where it listens, IPv4 or IPv6, or ``*`` alone for all. ``socket`` and ``map_dir``: absolute
     paths on the edge. ``acme_http``: ``address:port`` of the control plane's web process, to which validations
     on port 80 (RFC 8555 §8.3) are passed on; empty: nothing listens on port 80. ``max_connections`` 0: as many as
-    the limit of open files allows.
+    the limit of open files allows. ``max_connections_per_source``: open at once from one IPv4 address or one IPv6
+    network of 64 bits, over all ports; 0: no limit.
     """
 
     addresses: tuple[str, ...]
@@ -44,9 +49,10 @@ class EdgeConfig:
     control_group: str = "roost"
     user: str = "haproxy"
     group: str = "haproxy"
-    proxy65_ports: tuple[int, int] = (20000, 20199)
+    proxy65_ports: tuple[int, int] = (20000, 21999)
     acme_http: str = ""
     max_connections: int = 0
+    max_connections_per_source: int = PER_SOURCE
     https_port: int = 443
 
 
@@ -67,6 +73,8 @@ def render_haproxy_cfg(config: EdgeConfig) -> str:
     if config.acme_http:
         parts.append(_acme(config))
     parts.append(_BACKENDS)
+    if config.max_connections_per_source:
+        parts.append(_SOURCES)
     return "\n".join(parts)
 
 
@@ -85,6 +93,9 @@ def _check(config: EdgeConfig) -> None:
     low, high = config.proxy65_ports
     if not 1024 <= low <= high < 65536:
         raise ValueError(f"not a range of ports: {config.proxy65_ports}")
+    for number in (config.max_connections, config.max_connections_per_source):
+        if not 0 <= number < 2**31:
+            raise ValueError(f"not a number of connections: {number}")
     if config.acme_http and not re.match(r"^[A-Za-z0-9.:\[\]-]+:\d{1,5}\Z", config.acme_http):
         raise ValueError(f"not address:port: {config.acme_http!r}")
 
@@ -96,7 +107,14 @@ def _bind(address: str, port: str | int) -> str:
 
 
 def _binds(config: EdgeConfig, port: str | int) -> str:
-    return "\n".join(_bind(address, port) for address in config.addresses)
+    """A frontend's first lines: where it listens, and whose connection it drops before it reads anything."""
+    lines = [_bind(address, port) for address in config.addresses]
+    if config.max_connections_per_source:
+        lines.append("  tcp-request connection track-sc0 src,ipmask(32,64) table sources")
+        # The connection that is looked at is counted already.
+        limit = config.max_connections_per_source
+        lines.append(f"  tcp-request connection reject if {{ sc0_conn_cur(sources) gt {limit} }}")
+    return "\n".join(lines)
 
 
 def _global(config: EdgeConfig) -> str:
@@ -145,17 +163,16 @@ def _starttls(name: str, binds: str, backends: PurePosixPath) -> str:
 frontend {name}
 {binds}
   tcp-request inspect-delay 5s
+  # First of all, because a header that is not there yet stops the rules below: who speaks no XML is not waited for.
+  acl xml req.payload(0,1) -m reg "^[<[:space:]]"
+  tcp-request content reject if !xml
   acl header req.payload(0,0) -m reg -i "{_HEADER}"
   tcp-request content set-var(sess.host) 'req.payload(0,0),regsub("{_TO}","\\1",i),{_PLAIN}' if header
   tcp-request content set-var(sess.at) var(sess.host),map_str({backends}) if header
   tcp-request content reject if header !{{ var(sess.at) -m found }}
 {_destination(OFFSETS[name], "header")}
-  # Whoever speaks something else, or talks on without a header, is not waited for.
-  acl xml req.payload(0,1) -m reg "^[<[:space:]]"
-  acl long req.len ge 4096
-  tcp-request content reject if {{ req.len gt 0 }} !xml
-  tcp-request content reject if long
-  tcp-request content reject if WAIT_END
+  # Comes here when the time is over, or the buffer full (16 kB) without a header.
+  tcp-request content reject
   default_backend {name}
 """
 
@@ -231,3 +248,9 @@ _BACKENDS = "\n".join(
     f"backend {name}\n  server instance 0.0.0.0:0{proxy}\n"
     for name, proxy in [*((name, " send-proxy-v2") for name in OFFSETS), ("proxy65", "")]
 )
+
+# An entry does not expire while its connections are open; those without any make room for new ones.
+_SOURCES = """\
+backend sources
+  stick-table type ipv6 size 100k expire 1m store conn_cur
+"""

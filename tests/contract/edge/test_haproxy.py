@@ -50,6 +50,8 @@ class Backends:
         with connection, contextlib.suppress(OSError):
             connection.settimeout(5)
             data = connection.recv(65536)
+            if data.startswith(PROXY_V2) and len(data) == 16 + struct.unpack("!H", data[14:16])[0]:
+                data += connection.recv(65536)  # the edge may send the header by itself
             with self.changed:
                 self.seen.append((address, port, data))
                 self.changed.notify_all()
@@ -88,7 +90,7 @@ def edge(haproxy: Haproxy, backends: Backends) -> HaproxyEdge:
 
 def talk(port: int, *chunks: bytes) -> bytes:
     """What the edge lets through, or b"" if it closed."""
-    with socket.create_connection((EDGE, port), timeout=5) as connection:
+    with socket.create_connection((EDGE, port), timeout=4) as connection:
         for number, chunk in enumerate(chunks):
             if number:
                 time.sleep(0.1)
@@ -173,14 +175,14 @@ def test_tls_goes_by_sni_and_alpn(
         (5222, header("nobody.example")),
         (5269, header("nobody.example")),
         (5222, b"GET / HTTP/1.1\r\nHost: acme.example\r\n\r\n"),
-        (5222, b"<" + b"x" * 5000),
+        (5222, b"<" + b"x" * 20000),
         (5223, client_hello("nobody.example", [])),
         (443, client_hello("nobody.example", ["http/1.1"])),
         (443, b"GET / HTTP/1.1\r\nHost: acme.example\r\n\r\n"),
     ],
 )
 def test_strangers_are_refused_at_once(edge: HaproxyEdge, backends: Backends, port: int, data: bytes) -> None:
-    # Refused, not left to time out: talk() waits five seconds for an answer and would raise.
+    # Refused, not left to time out: talk() waits four seconds for an answer and would raise.
     assert talk(port, data) == b""
     assert backends.seen == []
 
@@ -280,3 +282,32 @@ def test_a_stranger_cannot_write_lines_into_the_log(edge: HaproxyEdge, haproxy: 
     while "gone.example" not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert "gone.example?forged?line??31m ->" in log.read_text()
+
+
+def test_one_source_holds_only_so_many_connections_over_all_ports(backends: Backends) -> None:
+    address = "127.68.0.2"
+    with Haproxy(address, max_connections_per_source=3) as limited, contextlib.ExitStack() as stack:
+        driver = HaproxyEdge(limited.socket, limited.directory)
+        driver.set_routes([HOST], Backend(ACME, BASE))
+
+        def begin(source: str, port: int = 5222) -> bytes:
+            """The first answer, b"" if it was refused; the connection stays open."""
+            made = stack.enter_context(socket.socket())
+            made.settimeout(5)
+            made.bind((source, 0))
+            with contextlib.suppress(ConnectionError):
+                made.connect((address, port))
+                made.sendall(header(HOST.ascii))
+                return made.recv(1000)
+            return b""
+
+        # HAProxy is asked for readiness from the address 127.0.0.1, which is counted by itself.
+        assert all(begin("127.68.0.3", port).startswith(b"welcome") for port in (5222, 5269, 5222))
+        assert begin("127.68.0.3") == b""
+        assert begin("127.68.0.3", 5269) == b""
+        assert begin("127.68.0.4").startswith(b"welcome")
+        stack.close()
+        deadline = time.monotonic() + 5
+        while not (answer := begin("127.68.0.3")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert answer.startswith(b"welcome")

@@ -14,7 +14,7 @@ PLAIN = EdgeConfig(addresses=("192.0.2.1", "2001:db8::1"), socket="/run/edge/adm
 
 def test_listens_on_the_standard_ports_of_each_address() -> None:
     lines = [line.strip() for line in render_haproxy_cfg(PLAIN).splitlines()]
-    for port in (5222, 5223, 5269, 5270, 443, "20000-20199"):
+    for port in (5222, 5223, 5269, 5270, 443, "20000-21999"):
         assert f"bind 192.0.2.1:{port}" in lines
         assert f"bind [2001:db8::1]:{port}" in lines
     assert not any(line[-3:] == ":80" for line in lines if line.startswith("bind"))
@@ -39,6 +39,7 @@ def test_port_80_only_for_validations() -> None:
         {"control_group": "roost level admin"},
         {"proxy65_ports": (80, 90)},
         {"proxy65_ports": (3000, 2000)},
+        {"max_connections_per_source": -1},
         {"acme_http": "web\n  server x 1.2.3.4:80"},
     ],
 )
@@ -49,3 +50,14 @@ def test_refuses_what_does_not_belong_there(change: dict[str, object]) -> None:
 
 def test_map_dir_stays_a_path(tmp_path: Path) -> None:
     assert str(tmp_path / "backends.map") in render_haproxy_cfg(dataclasses.replace(PLAIN, map_dir=str(tmp_path)))
+
+
+def test_every_frontend_counts_the_connections_of_a_source() -> None:
+    limited = render_haproxy_cfg(dataclasses.replace(PLAIN, acme_http="192.0.2.9:80", max_connections_per_source=7))
+    frontends = limited.count("\nfrontend ")
+    assert frontends == 7
+    assert limited.count("track-sc0 src,ipmask(32,64) table sources") == frontends
+    assert limited.count("reject if { sc0_conn_cur(sources) gt 7 }") == frontends
+    unlimited = render_haproxy_cfg(dataclasses.replace(PLAIN, max_connections_per_source=0))
+    assert "sources" not in unlimited
+    assert "gt 500 }" in render_haproxy_cfg(PLAIN)
