@@ -125,5 +125,7 @@ def test_the_engine_sees_the_clients_own_address(live: Live, tenant: Tenant) -> 
 
 
 def log_of(live: Live, tenant: Tenant) -> str:
-    directory = live.layout.node / "instances" / tenant.key / "log"
-    return "".join(path.read_text(errors="replace") for path in sorted(directory.glob("*.log")))
+    """What the engine wrote: into its own directory, or to the console, which the supervisor keeps."""
+    own = sorted((live.layout.node / "instances" / tenant.key / "log").glob("*.log"))
+    console = live.layout.node / "state" / "log" / f"roost-{tenant.key}.log"
+    return "".join(path.read_text(errors="replace") for path in [*own, console] if path.exists())
