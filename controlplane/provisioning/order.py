@@ -8,7 +8,7 @@ from controlplane.provisioning.steps.domain_proven import DomainProven
 from controlplane.provisioning.steps.edge_routed import EdgeRouted, EdgeUnrouted
 from controlplane.provisioning.steps.node_assigned import NodeAssigned
 from controlplane.provisioning.steps.server_running import ServerRunning, ServerStopped
-from controlplane.provisioning.steps.turn_ready import TurnReady
+from controlplane.provisioning.steps.turn_ready import TurnReady, TurnWithheld
 from controlplane.provisioning.steps.verified import Verified
 from controlplane.provisioning.subject import Subject
 from controlplane.reconcile.step import Step
@@ -31,7 +31,7 @@ STOPPED: tuple[Step[Subject], ...] = (
     NodeAssigned(),
     DnsPublished(),
     CertificateIssued(),
-    TurnReady(),
+    TurnWithheld(),
     EdgeUnrouted(),
     ServerStopped(),
     Verified(),

@@ -19,6 +19,7 @@ from controlplane.reconcile.models import Condition
 from controlplane.turn import services as turn
 from controlplane.values.errors import RoostError, Unavailable
 from controlplane.zones import services as zones
+from tenants.errors import WrongState
 from tenants.models import Instance
 
 
@@ -109,6 +110,8 @@ def turn_status(instance: Instance) -> dict[str, Any]:
 
 def turn_credentials(instance: Instance, *, ttl_s: int = 3600) -> dict[str, Any]:
     """Short-lived TURN REST credentials for a test call (draft-uberti-behave-turn-rest §2.2)."""
+    if not instance.should_run:
+        raise WrongState(f"{instance.domain.name} does not run.", remedy="Resume or restore it first.")
     announced = turn.announcement(instance)
     if announced is None:
         raise Unavailable(f"{instance.domain.name} has no TURN secret yet.", remedy="Wait for the condition TurnReady.")

@@ -31,6 +31,11 @@ def _new_secret(instance: Instance) -> str:
 
 def ensure_credential(instance: Instance, lease: Lease) -> TurnCredential:
     """The row with a secret for the wanted rotation; makes or rotates it if needed."""
+    # A look without the lease first: in most passes nothing differs, and nothing is locked.
+    credential = TurnCredential.objects.filter(instance=instance).first()
+    if credential is not None and (credential.rotation == instance.rotate_turn or credential.previous_sealed):
+        credential.instance = instance
+        return credential
     with transaction.atomic():
         hold(lease)
         credential = TurnCredential.objects.filter(instance=instance).first()
@@ -69,6 +74,28 @@ def publish(credential: TurnCredential) -> None:
         credential.save()
 
 
+def is_withheld(instance: Instance) -> bool:
+    """True if the server knows none of the instance's secrets."""
+    driver = wiring.turn_driver()
+    credential = TurnCredential.objects.filter(instance=instance).first()
+    if driver is None or credential is None:
+        return True
+    return not any(driver.has_secret(secret) for secret in _secrets(credential, instance))
+
+
+def withhold(instance: Instance) -> None:
+    """Take the secrets from the server for now; the row stays, and ``publish`` brings the present one back."""
+    driver = wiring.turn_driver()
+    credential = TurnCredential.objects.filter(instance=instance).first()
+    if driver is None or credential is None:
+        return
+    for secret in _secrets(credential, instance):
+        driver.delete_secret(secret)
+    if credential.previous_sealed:
+        credential.previous_sealed, credential.retire_at = "", None
+        credential.save(update_fields=["previous_sealed", "retire_at"])
+
+
 def remove(instance: Instance) -> None:
     """Take all secrets of an instance from the server, then the row."""
     credential = TurnCredential.objects.filter(instance=instance).first()
@@ -76,9 +103,15 @@ def remove(instance: Instance) -> None:
         return
     driver = wiring.turn_driver()
     if driver is not None:
-        for sealed in filter(None, (credential.secret_sealed, credential.previous_sealed)):
-            driver.delete_secret(vault.unseal(_context(instance), sealed))
+        for secret in _secrets(credential, instance):
+            driver.delete_secret(secret)
     credential.delete()
+
+
+def _secrets(credential: TurnCredential, instance: Instance) -> list[Secret]:
+    """The present one and, during a rotation, the one before."""
+    sealed = filter(None, (credential.secret_sealed, credential.previous_sealed))
+    return [vault.unseal(_context(instance), text) for text in sealed]
 
 
 def reveal_secret(instance: Instance) -> Secret | None:

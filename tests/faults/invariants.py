@@ -121,8 +121,12 @@ def edge_is_what_the_rows_say(live: Live) -> None:
 
 
 def turn_is_what_the_rows_say(live: Live) -> None:
-    """Each credential has its secret, and the one before it while that is not retired; coturn knows no other."""
-    ((wanted,),) = live.rows("SELECT count(*) + count(*) FILTER (WHERE previous_sealed <> '') FROM turn_turncredential")
+    """Each credential of one that runs has its secret, and the one before it while that is not retired; coturn knows no other."""
+    ((wanted,),) = live.rows(
+        "SELECT count(*) + count(*) FILTER (WHERE previous_sealed <> '') FROM turn_turncredential AS c"
+        " JOIN tenants_instance AS i ON i.id = c.instance_id"
+        " WHERE i.suspended_at IS NULL AND i.deletion_requested_at IS NULL"
+    )
     with contextlib.closing(sqlite3.connect(live.environment["ROOST_TURN_DATABASE"], timeout=5)) as database:
         ((there,),) = database.execute("SELECT count(*) FROM turn_secret").fetchall()
     assert there == wanted, f"{there} secrets at coturn, {wanted} wanted"
