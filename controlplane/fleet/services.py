@@ -18,7 +18,8 @@ from controlplane.reconcile import watch
 from controlplane.reconcile.lease import Lease, hold
 from controlplane.values.errors import Rejected, Unavailable
 from controlplane.values.names import DomainName
-from tenants.models import Instance
+from tenants.errors import QuotaExceeded
+from tenants.models import Instance, Plan
 
 
 def target_of(node: Node) -> NodeTarget:
@@ -38,6 +39,40 @@ def memory_used_mib(node: Node) -> int:
     """Sum of the plans' memory of all instances placed there."""
     used = node.placements.aggregate(used=Sum("instance__plan__memory_mib"))["used"]
     return int(used or 0)
+
+
+def check_room(instance: Instance, plan: Plan) -> None:
+    """``QuotaExceeded`` if the instance's node has not the memory that ``plan`` wants more; one unplaced has room.
+
+    Call it in the transaction that changes the plan: the node stays locked, so no other takes that memory.
+    """
+    node = Node.objects.select_for_update(of=("self",)).filter(placements__instance=instance).first()
+    if node is None:
+        return
+    present = Instance.objects.values_list("plan__memory_mib", flat=True).get(pk=instance.pk)
+    more, free = plan.memory_mib - present, node.memory_mib - memory_used_mib(node)
+    if more > max(0, free):
+        raise QuotaExceeded(
+            "plan",
+            f"The plan {plan.slug} takes {more} MiB more memory, and the instance's machine has not as much free.",
+            remedy="Choose a plan with less memory, or ask the provider for room.",
+        )
+
+
+def check_rooms(plan: Plan, memory_mib: int) -> None:
+    """The same for all instances on a plan whose memory is to change, node by node; in that transaction, too."""
+    more = memory_mib - plan.memory_mib
+    if more <= 0:
+        return
+    for node in Node.objects.select_for_update().order_by("pk"):
+        wanted = more * node.placements.filter(instance__plan=plan).count()
+        free = node.memory_mib - memory_used_mib(node)
+        if wanted > max(0, free):
+            raise QuotaExceeded(
+                "memory_mib",
+                f"The instances on {node.name} would take {wanted} MiB more, and {max(0, free)} MiB are free.",
+                remedy="Give the node more memory, or make a new plan and put instances on it one by one.",
+            )
 
 
 def place(instance: Instance, lease: Lease) -> Placement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.db import transaction
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -11,6 +12,7 @@ from controlplane.api.v1 import shapes
 from controlplane.api.v1.base import View
 from controlplane.api.v1.instances import accepted, open_plan
 from controlplane.api.v1.schema import told
+from controlplane.fleet import services as fleet
 from tenants import services
 from tenants.models import Instance
 
@@ -139,4 +141,7 @@ class ChangePlan(Action):
     def post(self, request: Request, key: str) -> Response:
         row: Instance = self.instance(key)
         plan = open_plan(self.given(forms.PlanChoice)["plan"])
-        return accepted(request, services.change_plan(instance=row, plan=plan, principal=self.principal))
+        with transaction.atomic():
+            fleet.check_room(row, plan)
+            changed = services.change_plan(instance=row, plan=plan, principal=self.principal)
+        return accepted(request, changed)

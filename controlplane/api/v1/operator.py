@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.db import transaction
 from django.http import Http404
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -12,6 +13,7 @@ from controlplane.api.v1 import shapes, shown
 from controlplane.api.v1.base import View, created
 from controlplane.api.v1.schema import told
 from controlplane.fleet import admission
+from controlplane.fleet import services as fleet
 from controlplane.fleet.models import Node
 from controlplane.values.errors import InvalidInput
 from tenants import services
@@ -95,7 +97,10 @@ class OnePlan(View):
     def patch(self, request: Request, slug: str) -> Response:
         row = self.plan(slug)
         given = self.given(forms.PlanChange)
-        return Response(shown.plan(services.update_plan(plan=row, principal=self.principal, **given)))
+        with transaction.atomic():
+            fleet.check_rooms(row, given.get("memory_mib", row.memory_mib))
+            changed = services.update_plan(plan=row, principal=self.principal, **given)
+        return Response(shown.plan(changed))
 
     @told("DELETE", None, status=204, tag="plans", name="delete_plan", summary="Delete a plan that nobody is on")
     def delete(self, request: Request, slug: str) -> Response:
