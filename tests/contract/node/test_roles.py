@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,9 +36,9 @@ def place(control_group: str) -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def play(place: Path, *options: str) -> dict[str, int]:
-    """Run node.yml; the recap's counts."""
-    for name in ("tmpfiles", "sysctl"):
+def play(place: Path, *options: str, within: tuple[str, ...] = (), edge: bool = True) -> dict[str, int]:
+    """Run node.yml, by a command before it if one is given; the recap's counts."""
+    for name in ("tmpfiles", "sysctl", "units"):
         (place / name).mkdir(exist_ok=True)
     values = {
         "node_base_control_group": CONTROL_GROUP,
@@ -46,6 +48,10 @@ def play(place: Path, *options: str) -> dict[str, int]:
         "node_base_tmpfiles_dir": f"{place}/tmpfiles",
         "node_base_sysctl_dir": f"{place}/sysctl",
         "node_base_sysctl": {},
+        "node_firewall_enabled": False,  # it would be this machine's own
+        "node_firewall_instance_network": "127.65.128.0/17",
+        "node_firewall_file": f"{place}/nftables.d/roost.nft",
+        "node_firewall_unit_dir": f"{place}/units",
         "edge_control_group": CONTROL_GROUP,
         "edge_map_dir": f"{place}/maps",
         "edge_config_file": f"{place}/haproxy.cfg",
@@ -63,11 +69,11 @@ def play(place: Path, *options: str) -> dict[str, int]:
     (place / "values.json").write_text(json.dumps(values))
     hosts = {"hosts": {"n1": {}}}
     machine = {"ansible_connection": "local", "ansible_become": False}
-    inventory = {"all": {"vars": machine}, "nodes": hosts, "edges": hosts, "turn": hosts}
+    inventory = {"all": {"vars": machine}, "nodes": hosts, **({"edges": hosts, "turn": hosts} if edge else {})}
     (place / "hosts.yml").write_text(json.dumps(inventory))
     program = str(Path(sys.executable).with_name("ansible-playbook"))
     done = subprocess.run(
-        [program, "-i", str(place / "hosts.yml"), "-e", f"@{place}/values.json", "node.yml", *options],
+        [*within, program, "-i", str(place / "hosts.yml"), "-e", f"@{place}/values.json", "node.yml", *options],
         cwd=ANSIBLE,
         capture_output=True,
         text=True,
@@ -100,3 +106,63 @@ def test_check_mode_then_a_run_then_no_change(place: Path) -> None:
 def test_an_argument_that_does_not_fit_is_refused(place: Path) -> None:
     with pytest.raises(AssertionError, match="value of node_base_runtime must be one of"):
         play(place, "-e", "node_base_runtime=upstart", "--tags", "node_base", "--check")
+
+
+#: Prints whether a connection to an instance's port is accepted, for root and then for somebody else.
+CONNECT = """
+import os, socket
+instance, other = "127.65.128.9", "127.65.0.9"
+listeners = [socket.create_server(where) for where in ((instance, 7002), (instance, 7005), (other, 7002))]
+for uid in (0, 65534):
+    os.setresuid(-1, uid, -1)
+    for listener in listeners:
+        with socket.socket() as s:
+            print(s.connect_ex(listener.getsockname()), end=" ")
+"""
+
+
+@pytest.mark.timeout(400)
+def test_only_the_edges_users_connect_to_instances(place: Path) -> None:
+    """In a network of its own, beside a table of somebody else that has to stay."""
+    if shutil.which("nft") is None or shutil.which("ip") is None:
+        pytest.skip("needs nft and ip")
+    holder = subprocess.Popen(["unshare", "--net", "sleep", "300"])
+    try:
+        within = ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
+        deadline = time.monotonic() + 10
+        while os.readlink(f"/proc/{holder.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+        def inside(*argv: str) -> str:
+            done = subprocess.run([*within, *argv], capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        def run(*options: str, enabled: bool = True) -> int:
+            wish = json.dumps({"node_firewall_enabled": enabled})
+            return play(place, "-e", wish, "--tags", "node_firewall", *options, within=within, edge=False)["changed"]
+
+        inside("ip", "link", "set", "lo", "up")
+        inside("nft", "add table inet theirs")
+        refused, accepted = str(errno.ECONNREFUSED), "0"
+        assert inside(sys.executable, "-c", CONNECT).split() == [accepted] * 6
+
+        assert run("--check") > 0
+        assert not (place / "nftables.d").exists()
+        assert "roost_node" not in inside("nft", "list", "tables")
+        assert run() > 0
+        assert run() == 0
+        assert inside(sys.executable, "-c", CONNECT).split() == [accepted] * 3 + [refused, accepted, accepted]
+        assert "theirs" in inside("nft", "list", "tables")
+        assert "--file " + str(place / "nftables.d/roost.nft") in (place / "units/roost-firewall.service").read_text()
+
+        inside("nft", "flush", "ruleset")
+        assert run() == 1, "a table that somebody flushed is loaded again"
+        assert run(enabled=False) > 0
+        assert run(enabled=False) == 0
+        assert inside(sys.executable, "-c", CONNECT).split() == [accepted] * 6
+        assert not (place / "nftables.d/roost.nft").exists()
+    finally:
+        holder.kill()
+        holder.wait()
