@@ -121,7 +121,7 @@ def edge_is_what_the_rows_say(live: Live) -> None:
 
 
 def turn_is_what_the_rows_say(live: Live) -> None:
-    """Each credential of one that runs has its secret, and the one before it while that is not retired; coturn knows no other."""
+    """coturn knows the secret of each that runs, and the one before it while that is not retired, and no other."""
     ((wanted,),) = live.rows(
         "SELECT count(*) + count(*) FILTER (WHERE previous_sealed <> '') FROM turn_turncredential AS c"
         " JOIN tenants_instance AS i ON i.id = c.instance_id"
