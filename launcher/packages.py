@@ -50,6 +50,9 @@ RUNTIME = [
 ]
 TESTS = [
     "git",
+    "python3-apt",  # what the roles ask apt through in check mode
+    "openssh-client",
+    "curl",
     "docker-compose",  # checks the compose file against its schema
     "go-sendxmpp",
     "profanity",
