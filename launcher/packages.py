@@ -64,7 +64,6 @@ TESTS = [
     "sqlite3",
     "chromium",
     "fonts-dejavu",
-    "curl",
     "jq",
 ]
 

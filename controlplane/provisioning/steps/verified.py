@@ -6,6 +6,7 @@ another tenant; where there was none yet, the walk is made again as soon as ther
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -23,6 +24,7 @@ from controlplane.provisioning.subject import Subject
 from controlplane.reconcile.lease import Lease, hold
 from controlplane.reconcile.models import Condition
 from controlplane.reconcile.step import backoff_s
+from controlplane.values.errors import RoostError
 from controlplane.values.names import DomainName, Localpart
 from controlplane.values.outcome import Done, Outcome, Wait
 from controlplane.values.secret import Secret
@@ -48,6 +50,7 @@ class Verified:
     def act(self, subject: Subject, lease: Lease) -> Outcome:
         password = probe_password(subject, lease)
         digest = subject_digest(subject)
+        peer = peer_of(subject.instance, attempt=lease.attempts)
         issued = certificates.status(subject.instance)
         report = walk(
             WalkSubject(
@@ -59,12 +62,14 @@ class Verified:
                 trust_roots=certificates.probe_roots(),
                 expected_serial=issued.get("serial") or None,
                 turn=bool(settings.ROOST["TURN_HOST"]),
-                peer=peer_of(subject.instance, attempt=lease.attempts),
+                peer=peer,
                 https_port=subject.spec.public_https_port,
             )
         )
         row = _store(subject, lease, report, digest)
         if not report.ok:
+            if peer is not None and any(step.name == "s2s" for step in report.failures):
+                _redial(subject, peer)
             return Wait("WalkFailed", report.message, after_s=backoff_s(lease.attempts), failed=True)
         return _verified(row)
 
@@ -72,6 +77,18 @@ class Verified:
         Walk.objects.filter(instance=subject.instance).delete()
         ProbeAccount.objects.filter(instance=subject.instance).delete()
         return Done()
+
+
+def _redial(subject: Subject, peer: DomainName) -> None:
+    """Close what is left of a dead link at both ends that are ours: a half left open stays dead for minutes."""
+    ends = [(subject, peer)]
+    other = Instance.objects.whole().filter(domain__name=peer.ascii).first()
+    if other is not None and other.should_run:
+        ends.append((Subject(other), subject.domain))
+    for end, remote in ends:
+        with contextlib.suppress(RoostError):
+            end.control.purge_dns_cache()
+            end.control.close_s2s(end.domain, remote)
 
 
 def _verified(row: Walk) -> Done:
