@@ -2,7 +2,7 @@
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends openssh-client \
+    && apt-get install -y --no-install-recommends openssh-client restic \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 990 roost \
     && useradd --uid 990 --gid roost --home-dir /var/lib/roost --create-home roost
@@ -16,9 +16,11 @@ COPY controlplane controlplane
 COPY tenants tenants
 COPY ansible ansible
 COPY templates templates
+COPY locale locale
 
 ENV DJANGO_SETTINGS_MODULE=controlplane.settings.production \
     ROOST_STATIC_ROOT=/var/lib/roost/static \
+    ROOST_SSH_DIR=/var/lib/roost/ssh \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER roost

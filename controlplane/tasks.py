@@ -7,12 +7,18 @@ every few seconds, finds what was missed.
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from celery import Celery
+from celery import Celery, bootsteps
+from celery.signals import after_task_publish, beat_init, worker_process_init
 from django.conf import settings
+
+from controlplane import observing
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings.production")
 
+#: How often a worker's main loop says that it goes round.
+BEAT_S = 5.0
 #: A wake-up that waited longer than this has been overtaken by a sweep.
 EXPIRES_S = 30
 
@@ -50,6 +56,14 @@ def reconcile(queue: str) -> int:
     return loop.drain([queue])
 
 
+@worker_process_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def lay_down(**_: object) -> None:
+    """The worker of backups is started by root, to become tenants' users; it works as another one."""
+    from controlplane.backups import privileges
+
+    privileges.lay_down(settings.ROOST["WORKER_USER"])
+
+
 @app.task  # type: ignore[untyped-decorator]  # Celery has no types
 def sweep() -> None:
     """Wake the workers of every queue that has due work: what a lost message would have done."""
@@ -63,9 +77,42 @@ def sweep() -> None:
 @app.task  # type: ignore[untyped-decorator]  # Celery has no types
 def housekeeping() -> None:
     """Take away what nobody needs any more: old events, answers to idempotency keys."""
+    from controlplane.backups import clock, spool
+    from controlplane.monitoring import notices
     from controlplane.provisioning.housekeeping import tidy
 
     tidy()
+    notices.tidy()
+    clock.adopt()
+    spool.clear()
+
+
+@after_task_publish.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _sent(sender: str | None = None, **_: object) -> None:
+    """The broker took a message."""
+    observing.observed("clock.message", task=str(sender))
+
+
+@beat_init.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _is_clock(**_: object) -> None:
+    """Sending is all that the clock does; others wake a queue now and then, and are well without."""
+    after_task_publish.connect(_ticked, weak=False)
+
+
+def _ticked(**_: object) -> None:
+    observing.beat("clock")
+
+
+class Alive(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """The worker's main loop, which takes messages and looks after its processes, says that it goes round."""
+
+    requires = {"celery.worker.components:Timer"}
+
+    def start(self, worker: Any) -> None:
+        worker.timer.call_repeatedly(BEAT_S, observing.beat, ("worker",))
+
+
+app.steps["worker"].add(Alive)
 
 
 def wake(queue: str) -> None:

@@ -5,6 +5,7 @@ Drivers are made lazily and kept per process, so an import of this module opens 
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from controlplane.drivers.dns.base import DnsDriver
 from controlplane.drivers.edge.base import EdgeDriver
 from controlplane.drivers.engine.base import EngineDriver
-from controlplane.drivers.node.base import NodeDriver
+from controlplane.drivers.node.base import Line, NodeDriver, NodeTarget
+from controlplane.drivers.store.base import StoreDriver
 from controlplane.drivers.turn.base import TurnDriver
 from controlplane.values.names import DomainName
 from controlplane.values.secret import Secret
@@ -73,13 +75,24 @@ def turn_driver() -> TurnDriver | None:
     return Coturn(Path(conf["TURN_DATABASE"]), conf["TURN_REALM"])
 
 
-@lru_cache(maxsize=1)
-def edge_driver() -> EdgeDriver:
-    """The edge's routing table."""
-    conf = settings.ROOST
+@lru_cache(maxsize=256)
+def edge_driver(target: NodeTarget, *, socket: str, map_dir: str) -> EdgeDriver:
+    """The routing table of the edge on that node, over its line if that is another machine. The paths are there."""
     from controlplane.drivers.edge.haproxy import HaproxyEdge
 
-    return HaproxyEdge(Path(conf["EDGE_SOCKET"]), Path(conf["EDGE_MAP_DIR"]))
+    return HaproxyEdge(Path(socket), Path(map_dir), None if target.connection == "local" else line(target))
+
+
+@lru_cache(maxsize=256)
+def line(target: NodeTarget) -> Line:
+    """The way to a node; kept per process, and the connection behind it is shared by all processes of this user."""
+    if target.connection == "local":
+        from controlplane.drivers.node.lines import LocalLine
+
+        return LocalLine(target.name)
+    from controlplane.drivers.node.ssh import SshLine
+
+    return SshLine(target, Path(settings.ROOST["SSH_DIR"]))
 
 
 @lru_cache(maxsize=1)
@@ -87,7 +100,16 @@ def node_driver() -> NodeDriver:
     """How nodes are changed."""
     from controlplane.drivers.node.ansible import AnsibleNode
 
-    return AnsibleNode(Path(settings.ROOST["ANSIBLE_DIR"]))
+    return AnsibleNode(Path(settings.ROOST["ANSIBLE_DIR"]), Path(settings.ROOST["SSH_DIR"]))
+
+
+@lru_cache(maxsize=1)
+def store_driver() -> StoreDriver:
+    """How repositories of backups are kept. Several users of this machine may have one each."""
+    from controlplane.drivers.store.restic import Restic
+
+    cache = settings.ROOST["RESTIC_CACHE_DIR"]
+    return Restic(Path(cache) if cache else None, ways=Path(f"/dev/shm/roost-store-{os.geteuid()}"))  # noqa: S108
 
 
 def provider_zone() -> DomainName:
@@ -106,8 +128,3 @@ def authoritative_servers() -> tuple[tuple[str, int], ...]:
         address, _, port = text.partition("@")
         pairs.append((address, int(port or 53)))
     return tuple(pairs)
-
-
-def edge_addresses() -> tuple[str, ...]:
-    """Public addresses of the edge, IPv4 and IPv6."""
-    return tuple(settings.ROOST["EDGE_ADDRESSES"])

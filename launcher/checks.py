@@ -39,6 +39,15 @@ def redis(path: Path) -> bool:
         return connection.recv(16).startswith(b"+PONG")
 
 
+def healthy(path: Path) -> bool:
+    """A process of the control plane says at its unix socket that it does what it is for."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(str(path))
+        connection.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        return connection.recv(64).split(b" ")[1:2] == [b"200"]
+
+
 def dns(server: str, name: str) -> bool:
     """The server answers a question for this name's A records over UDP, with or without data (RFC 1035 §4)."""
     id = secrets.randbits(16)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from launcher import machine
 from launcher.errors import Problem, from_os_error
-from launcher.layout import Layout, find
+from launcher.layout import LAB_NET, LAB_VAR, Layout, find
 
 HELP = """\
 Usage: ./roost COMMAND
 
   up                install what is missing, start everything, provision the demonstration tenants
-                    (--no-demo: without the tenants)
+                    (--no-demo: without the tenants; --monitoring: with Prometheus and Alertmanager)
   down              stop everything; data is kept
   status            what runs, what is wrong, and what to do about it
   logs [PART] [-f]  show the logs (of one part), -f: follow them
@@ -24,6 +24,9 @@ Usage: ./roost COMMAND
   run COMMAND…      run a program, such as go-sendxmpp, that resolves and trusts as a tenant's user would
   manage COMMAND…   run one of the control plane's management commands
   test [WHAT]       install what the tests need and run them (--unit, --integration, --e2e, or pytest's arguments)
+  node COMMAND…     nodes: list, show, enrol, accept-host-key, cordon, drain, … (`./roost node --help`)
+  rollout COMMAND…  change many nodes one by one: start, show, cancel (`./roost rollout --help`)
+  lab COMMAND…      a lab of hosts on this machine, managed over SSH (`./roost lab help`)
   destroy           stop everything and remove what was made (asks first; --yes: does not)
   help              this text
 
@@ -45,7 +48,15 @@ def main(arguments: list[str]) -> int:
         if not machine.is_root():
             raise Problem("This needs root (it starts services as their own users): run it with sudo or as root.")
         clone = Path(os.path.realpath(os.environ.get("PYTHONPATH", ".").split(":")[0]))
-        return action(find(clone, dict(os.environ)), rest)
+        environment = dict(os.environ)
+        if command == "lab":
+            environment = {"ROOST_VAR": LAB_VAR, "ROOST_NET": str(LAB_NET), **environment}
+        layout = find(clone, environment)
+        if layout.is_lab and command != "lab":
+            from launcher import lab_network
+
+            lab_network.enter(layout)
+        return action(layout, rest)
     except Problem as problem:
         _tell(problem)
         return 1
@@ -75,13 +86,16 @@ def _tell(problem: Problem) -> None:
 
 
 def _up(layout: Layout, rest: list[str]) -> int:
-    from launcher import demo
+    from launcher import demo, monitoring
     from launcher.progress import Progress
     from launcher.up import bring_up
 
-    _only(rest, {"--no-demo"})
+    _only(rest, {"--no-demo", "--monitoring", "--no-monitoring"})
     progress = Progress()
     up = bring_up(layout, progress)
+    if {"--monitoring", "--no-monitoring"} & set(rest):
+        monitoring.want(layout, "--monitoring" in rest)
+    monitoring.bring_up(layout, up.secrets, progress)
     if "--no-demo" not in rest and not layout.is_test:
         demo.provision(layout, up, progress)
     demo.show(layout, up, progress)
@@ -143,6 +157,24 @@ def _test(layout: Layout, rest: list[str]) -> int:
     return test(layout.clone, rest)
 
 
+def _lab(layout: Layout, rest: list[str]) -> int:
+    from launcher.lab import lab
+
+    return lab(layout, rest)
+
+
+def _node(layout: Layout, rest: list[str]) -> int:
+    from launcher.fleet_nodes import node
+
+    return node(layout, rest)
+
+
+def _rollout(layout: Layout, rest: list[str]) -> int:
+    from launcher.fleet_rollouts import rollout
+
+    return rollout(layout, rest)
+
+
 def _only(rest: list[str], allowed: set[str]) -> None:
     unknown = [word for word in rest if word not in allowed]
     if unknown:
@@ -155,7 +187,10 @@ _COMMANDS: dict[str, Callable[[Layout, list[str]], int]] = {
     "destroy": _destroy,
     "status": _status,
     "logs": _logs,
+    "lab": _lab,
     "manage": _manage,
+    "node": _node,
+    "rollout": _rollout,
     "run": _run,
     "send": _send,
     "test": _test,

@@ -17,7 +17,7 @@ from launcher.errors import Problem
 from launcher.layout import ZONE, Layout
 from launcher.progress import Progress
 from launcher.rest import Api, Refused
-from launcher.up import OPERATOR, Up
+from launcher.up import OPERATOR, Up, manage
 
 READY_TIMEOUT_S = 300
 POLL_S = 0.5
@@ -54,6 +54,25 @@ def provision(layout: Layout, up: Up, progress: Progress, tenants: Sequence[Tena
     with progress.step("Chat accounts") as say:
         made = _accounts(layout, api, keys)
         say(f"{made} made" if made else "as they are")
+    with progress.step("Portal login"):
+        _portal_login(layout, up, tenants[0])
+
+
+def _portal_login(layout: Layout, up: Up, tenant: Tenant) -> None:
+    """An owner of the first tenant. The password is kept before it counts, as those of the chat accounts are."""
+    kept = portal_login_of(layout) or {"mail": f"owner@{tenant.domain}", "password": secrets.token_urlsafe(15)}
+    files.write(layout.state / "portal-login", json.dumps(kept) + "\n", mode=0o600)
+    person = ["bootstrap", "--person", f"{tenant.slug}={kept['mail']}"]
+    manage(layout, up.environment, person, timeout_s=120, extra={"ROOST_PERSON_PASSWORD": kept["password"]})
+
+
+def portal_login_of(layout: Layout) -> dict[str, str]:
+    """``mail`` and ``password`` of the demonstration's person in the portal; empty before there is one."""
+    try:
+        stored: dict[str, str] = json.loads((layout.state / "portal-login").read_text())
+    except FileNotFoundError:
+        return {}
+    return stored
 
 
 def _instance(api: Api, tenant: Tenant, *, again: bool) -> str:
@@ -166,6 +185,10 @@ def show(layout: Layout, up: Up, progress: Progress) -> None:
     line()
     line(f"Roost runs ({time.monotonic() - progress.started:.0f} s).")
     line(f"  API, browsable       {layout.web_url}/api/v1/docs/")
+    line(f"  Portal               {layout.web_url}/portal/")
+    person = portal_login_of(layout)
+    if person:
+        line(f"                       {person['mail']} / {person['password']}")
     line(f"  Administration       {layout.web_url}/admin/")
     if up.secrets.operator_password:
         line(f"  Operator             {OPERATOR} / {up.secrets.operator_password}")

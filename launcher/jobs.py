@@ -1,4 +1,4 @@
-"""Runs the tests' jobs, two at a time where they do not disturb each other, and counts what their reports say."""
+"""Runs the tests' jobs, several at a time where they do not disturb each other, and counts what their reports say."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,11 @@ SHOWN_LINES = 150
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One command. ``report``: the JUnit file that it writes, if it is a run of pytest."""
+    """One command. ``report``: the JUnit file that it writes, if it is a run of pytest.
+
+    ``after``: names of jobs that have to be over before it begins, however they went; those that are not run do not
+    count.
+    """
 
     name: str
     argv: Sequence[str]
@@ -29,6 +34,7 @@ class Job:
     environment: Mapping[str, str]
     report: Path | None = None
     timeout_s: float = JOB_TIMEOUT_S
+    after: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -47,18 +53,71 @@ class Count:
 
 
 def run_all(jobs: Sequence[Job], count: Count, *, at_once: int, logs: Path) -> None:
-    """Run them; print a line for each, and the output of those that fail."""
+    """Run them in their order, as far as each may begin; print a line for each, and the output of those that fail."""
     logs.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(at_once)
+    row = _Row(jobs)
     running: list[subprocess.Popen[bytes]] = []
+
+    def take() -> None:
+        for job in row:
+            try:
+                _run(job, count, logs, running)
+            finally:
+                row.over(job)
+
+    pool = ThreadPoolExecutor(at_once)
+    taking = [pool.submit(take) for _ in range(at_once)]
     try:
-        list(pool.map(lambda job: _run(job, count, logs, running), jobs))
+        wait(taking, return_when=FIRST_EXCEPTION)
+        for future in (one for one in taking if one.done()):
+            future.result()
     except BaseException:
+        row.stop()
         for process in running:
             _end(process)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Row:
+    """The jobs that wait, for several threads: each takes the first that may begin, until none is left."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._waiting = list(jobs)
+        self._pending = {job.name for job in jobs}
+        self._changed = threading.Condition()
+        early: set[str] = set()
+        for job in jobs:
+            late = (job.after & self._pending) - early
+            if late:
+                raise ValueError(f"{job.name} stands before what it has to wait for: {', '.join(sorted(late))}")
+            early.add(job.name)
+
+    def __iter__(self) -> Iterator[Job]:
+        while (job := self._next()) is not None:
+            yield job
+
+    def _next(self) -> Job | None:
+        with self._changed:
+            while self._waiting:
+                for job in self._waiting:
+                    if not job.after & self._pending:
+                        self._waiting.remove(job)
+                        return job
+                self._changed.wait()
+            return None
+
+    def over(self, job: Job) -> None:
+        with self._changed:
+            self._pending.discard(job.name)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Nobody begins another one."""
+        with self._changed:
+            self._waiting.clear()
+            self._changed.notify_all()
 
 
 def _run(job: Job, count: Count, logs: Path, running: list[subprocess.Popen[bytes]]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from launcher import files
 from launcher.errors import Problem
 from launcher.layout import ZONE, Layout
+from launcher.services import stun
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -27,6 +28,7 @@ class Secrets:
     master_key: str
     operator_password: str
     token: str
+    metrics: str = ""
 
 
 _MAKERS: dict[str, Callable[[], str]] = {
@@ -35,6 +37,7 @@ _MAKERS: dict[str, Callable[[], str]] = {
     "master_key": lambda: base64.urlsafe_b64encode(os.urandom(32)).decode(),
     "operator_password": lambda: "",
     "token": lambda: "",
+    "metrics": lambda: secrets.token_urlsafe(32),
 }
 
 
@@ -93,14 +96,28 @@ def environment(layout: Layout, kept: Secrets) -> dict[str, str]:
         "ROOST_TURN_PORT": "3478",
         "ROOST_TURN_DATABASE": str(layout.turn / "turn.sqlite"),
         "ROOST_TURN_REALM": f"turn.{ZONE}",
-        "ROOST_EDGE_SOCKET": str(layout.edge / "admin.sock"),
-        "ROOST_EDGE_MAP_DIR": str(layout.edge),
         "ROOST_EDGE_ADDRESSES": layout.edge_address,
         "ROOST_PROXY65_PORTS": "20000-21999",
+        "ROOST_SSH_DIR": str(state / "ssh"),
         "ROOST_ANSIBLE_DIR": str(state / "ansible"),
+        "ROOST_SPOOL_DIR": str(state / "spool"),
+        "ROOST_RESTIC_CACHE_DIR": str(state / "restic"),
+        "ROOST_METRICS_TOKEN": kept.metrics,
+        "ROOST_METRICS_DIR": str(state / "run" / "metrics"),
     }
+    if layout.is_lab:
+        del pairs["ROOST_EDGE_ADDRESSES"]  # each node says its own
+        # The root of the one domain there that Roost does not manage.
+        pairs |= {"ROOST_TRUST_EXTRA_FILE": str(state / "remote" / "root.pem")}
+        # Its networks are nobody's in the real world (RFC 2544, RFC 3849).
+        pairs |= {"ROOST_STUN_SERVERS": ",".join(stun.servers(layout))}
+        pairs |= {"ROOST_PUBLIC_NETWORKS": f"{layout.own_network},2001:db8::/32"}
     if layout.is_test:
         pairs |= {"ROOST_FAULT_DIR": str(state / "faults"), "ROOST_SWEEP_S": "1", "ROOST_HEALTH_S": "10"}
+        pairs |= {"ROOST_ROLL_S": "10"}
+        # Faults are to be noticed while a test waits: three doubts in a row take ten seconds here, and a walk is due
+        # three times a minute. In the world the defaults do, where each look is somebody's traffic.
+        pairs |= {"ROOST_PROBE_CHEAP_S": "5", "ROOST_PROBE_FULL_S": "20", "ROOST_PROBE_RETRY_S": "2"}
         pairs |= {"ROOST_BACKOFF_CAP_S": "5", "ROOST_RESYNC_S": "60"}
     return pairs
 

@@ -18,6 +18,7 @@ MAX_STATE_PATH = 48
 ZONE = "roost.example"
 DEFAULT_NET, TEST_NET = 77, 78
 TEST_VAR = "var-test"
+LAB_VAR, LAB_NET = "var-lab", 87
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,23 @@ class Layout:
     var: Path
     state: Path
     net: int
+    #: In a lab: the first three numbers of the addresses that all of its hosts reach. Else it is all on loopback.
+    prefix: str = ""
+
+    @property
+    def is_lab(self) -> bool:
+        """True if the nodes are hosts of a rig and nothing but the control plane is on this machine's own network."""
+        return bool(self.prefix)
+
+    @property
+    def rig(self) -> Path:
+        """The state of the rig; a short path that is the same for all who look for its processes."""
+        return self.state / "rig"
+
+    @property
+    def own_network(self) -> str:
+        """Whoever is in it belongs to this stack."""
+        return f"{self.prefix}.0/24" if self.is_lab else "127.0.0.0/8"
 
     @property
     def app(self) -> Path:
@@ -74,12 +92,17 @@ class Layout:
         return self.state / "turn"
 
     @property
+    def backups(self) -> Path:
+        """The default place for backups."""
+        return self.state / "backups"
+
+    @property
     def pebble_ca(self) -> Path:
         """The root of Pebble's own HTTPS; not of the certificates that it issues."""
         return self.state / "pebble" / "https-root.pem"
 
     def address(self, host: int) -> str:
-        return f"127.{self.net}.0.{host}"
+        return f"{self.prefix}.{host}" if self.is_lab else f"127.{self.net}.0.{host}"
 
     @property
     def edge_address(self) -> str:
@@ -131,7 +154,13 @@ def find(clone: Path, environment: dict[str, str]) -> Layout:
         raise Problem(f"ROOST_VAR has to be the name of a directory beside roost that begins with var, not {name!r}.")
     var = clone / name
     state = Path(os.path.realpath(var)) if os.path.lexists(var) else wanted_state(clone, name)
-    return Layout(clone, var, state, _net(environment, state, name))
+    net = _net(environment, state, name)
+    return Layout(clone, var, state, net, lab_prefix(net) if (state / "rig").exists() else "")
+
+
+def lab_prefix(net: int) -> str:
+    """Of a lab's public network, 198.18.<net>.0/24 (RFC 2544); the rig has the same in ``launcher/rig/network.py``."""
+    return f"198.18.{net}"
 
 
 def wanted_state(clone: Path, name: str) -> Path:

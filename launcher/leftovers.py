@@ -1,7 +1,8 @@
 """Processes of this stack that lost their supervisor (it was killed): found by their marks, and ended.
 
 supervisord puts its own address into its children's environment, and a tenant's engine, which starts with an empty
-one, is the only program of its user; so no other process can be meant.
+one, is the only program of its user; so no other process can be meant. Containers and a lab's hosts have users of their
+own with the same numbers: what is in another process namespace is never meant.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def find(sockets: Iterable[Path], postgres_data: Path | None = None) -> list[int
             continue
         try:
             variables = (entry / "environ").read_bytes().split(b"\0")
-            if marks.intersection(variables) and alive(int(entry.name)):
+            if marks.intersection(variables) and _ours(entry) and alive(int(entry.name)):
                 found.append(int(entry.name))
         except OSError:
             continue
@@ -47,9 +48,32 @@ def of_tenants(instances: Path) -> list[int]:
         except OSError:
             continue
         line = next((line for line in status.splitlines() if line.startswith("Uid:")), "")
-        if uids.intersection(int(word) for word in line.split()[1:2]) and alive(int(entry.name)):
+        if uids.intersection(int(word) for word in line.split()[1:2]) and _ours(entry) and alive(int(entry.name)):
             found.append(int(entry.name))
     return found
+
+
+def of_lines(directory: Path) -> list[int]:
+    """Process numbers of the connections to nodes whose sockets are below ``directory``; they outlive their makers."""
+    mark = f"{directory}/".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and _name(int(entry.name)) == "ssh" and mark in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def _ours(process: Path) -> bool:
+    """True if it counts its processes as we do, as far as one may look."""
+    try:
+        return os.readlink(process / "ns" / "pid") == os.readlink("/proc/self/ns/pid")
+    except PermissionError:
+        return True
+    except OSError:  # it has ended
+        return False
 
 
 def _postmaster(data: Path) -> int | None:

@@ -26,12 +26,14 @@ RUNTIME = [
     "python3-venv",
     "ca-certificates",
     "openssl",
+    "openssh-client",
     "iproute2",
     "procps",
     "util-linux",
     "passwd",
     "postgresql-15",
     "redis-server",
+    "restic",
     "pdns-server",
     "pdns-backend-sqlite3",
     "unbound",
@@ -48,10 +50,21 @@ RUNTIME = [
     "ejabberd",
     "erlang-p1-sqlite3",
 ]
+#: What a lab's hosts need, since they have no way out to install it: their files are this machine's.
+LAB = [
+    "iputils-ping",
+    "openssh-server",
+    "supervisor",
+    "nftables",
+    "sqlite3",
+]
+MONITORING = ["prometheus", "prometheus-alertmanager"]
 TESTS = [
+    *LAB,
+    *MONITORING,
+    "prometheus-node-exporter",  # what its metrics cost is measured beside ours
     "git",
     "python3-apt",  # what the roles ask apt through in check mode
-    "openssh-client",
     "curl",
     "docker-compose",  # checks the compose file against its schema
     "go-sendxmpp",
@@ -61,10 +74,10 @@ TESTS = [
     "knot-dnsutils",
     "dnsutils",
     "socat",
-    "sqlite3",
     "chromium",
     "fonts-dejavu",
     "jq",
+    "faketime",  # an engine an hour ahead
 ]
 
 _NO_MIRROR = re.compile(

@@ -6,6 +6,7 @@ A program carries a digest of what it depends on; a changed digest is a changed 
 
 from __future__ import annotations
 
+import pwd
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Program:
     stop_group: bool = False
     priority: int = 500
     ports: Sequence[tuple[str, str, int]] = ()
+    #: A command that puts the program somewhere else (another network); root's, so the user changes after it.
+    within: Sequence[str] = ()
 
 
 def escaped(text: str) -> str:
@@ -56,15 +59,23 @@ def command_value(argv: Sequence[str]) -> str:
     return escaped(" ".join(shlex.quote(word) for word in argv))
 
 
+def _command(program: Program) -> list[str]:
+    if not program.within:
+        return list(program.argv)
+    entry = pwd.getpwnam(program.user)
+    become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
+    return [*program.within, *(become if program.user != "root" else ()), *program.argv]
+
+
 def render_program(program: Program, log_dir: Path) -> str:
     environment = {"ROOST_PROGRAM_DIGEST": program.digest, **program.environment}
     if program.user != "root":
         environment.setdefault("HOME", "/nonexistent")
     lines = [
         f"[program:{program.name}]",
-        f"command={command_value(program.argv)}",
+        f"command={command_value(_command(program))}",
         f"directory={escaped(str(program.directory))}",
-        f"user={program.user}",
+        f"user={'root' if program.within else program.user}",
         f"environment={environment_value(environment)}",
         f"priority={program.priority}",
         "autostart=true",

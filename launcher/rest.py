@@ -73,8 +73,9 @@ def _refused(method: str, path: str, error: urllib.error.HTTPError) -> Refused:
     try:
         problem = json.loads(text)
         said = str(problem.get("detail") or problem.get("title") or "")
-        fields = problem.get("errors")
-        detail = json.dumps(fields) if fields else ""
-    except (ValueError, AttributeError):
+        remedy = str(problem.get("remedy") or "")
+        fields = [f"{one['field']}: {one['message']} {one['remedy']}".strip() for one in problem.get("errors") or []]
+        detail = "\n".join(fields or [remedy])
+    except (ValueError, AttributeError, KeyError, TypeError):
         said, detail = "", text[-800:]
     return Refused(f"The API refused {method} {path} ({error.code}): {said}".rstrip(": "), error.code, detail)

@@ -7,18 +7,19 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
-from launcher import files, leftovers, ports
+from launcher import files, lab_network, leftovers, ports
 from launcher.errors import Problem
 from launcher.layout import Layout
 from launcher.programs import Program, render_program, render_supervisord
-from launcher.services import acme, edge, names, postgres, redis, turn
+from launcher.services import acme, edge, names, postgres, redis, stun, turn
 from launcher.supervisor import Supervisor
 
 READY_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 150
 #: What the services need of the clone.
-CODE = ("manage.py", "controlplane", "tenants", "ansible", "templates", "static", "launcher", "CHANGELOG.md")
+CODE = ("manage.py", "controlplane", "tenants", "ansible", "templates", "locale", "static", "launcher", "CHANGELOG.md")
 
 
 def supervisor(layout: Layout) -> Supervisor:
@@ -30,14 +31,13 @@ def supervisor(layout: Layout) -> Supervisor:
 
 def servers(layout: Layout, powerdns_key: str) -> list[Program]:
     """The servers that the control plane needs; writes their configuration."""
-    return [
-        postgres.prepare(layout),
-        redis.prepare(layout),
-        *names.prepare(layout, powerdns_key),
-        acme.prepare(layout),
-        turn.prepare(layout),
-        edge.prepare(layout),
-    ]
+    own = [postgres.prepare(layout), redis.prepare(layout)]
+    outside = [*names.prepare(layout, powerdns_key), acme.prepare(layout), turn.prepare(layout)]
+    if layout.is_lab:
+        outside.append(stun.prepare(layout))
+        # DNS, CA and TURN are other people's machines there, and each node has its own edge.
+        return [*own, *(replace(one, within=lab_network.outside(layout), ports=()) for one in outside)]
+    return [*own, *outside, edge.prepare(layout)]
 
 
 def prepare_supervisor(layout: Layout) -> None:
@@ -70,6 +70,7 @@ def end_leftovers(layout: Layout) -> int:
         return 0
     found = leftovers.find([layout.supervisor_socket, layout.node / "supervisor.sock"], layout.state / "pg" / "data")
     found += [pid for pid in leftovers.of_tenants(layout.node / "instances") if pid not in found]
+    found += [pid for pid in leftovers.of_lines(layout.state / "ssh") if pid not in found]
     leftovers.end(found)
     return len(found)
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from launcher import checks, keys, stack
 from launcher.errors import Problem
 from launcher.layout import Layout
 from launcher.rest import Api
-from launcher.services.controlplane import node_supervisor
+from launcher.services.controlplane import health_socket, node_supervisor
 from launcher.supervisor import Part
 
 FRESH_LINES = 10
+#: They have no web server, and say at a socket whether they do what they are for.
+WITH_HEALTH = ("worker", "heal-worker", "node-worker", "backup-worker", "prober", "watcher", "beat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,9 @@ def _checks(layout: Layout) -> dict[str, Any]:
         "edge": lambda: checks.unix_socket(layout.edge / "admin.sock"),
         "node": lambda: checks.unix_socket(layout.node / "supervisor.sock"),
         "web": lambda: checks.http_ok(f"{layout.web_url}/readyz"),
+        **{name: partial(checks.healthy, health_socket(layout, name)) for name in WITH_HEALTH},
+        "prometheus": lambda: checks.http_ok(f"http://{layout.address(5)}:9090/-/ready"),
+        "alertmanager": lambda: checks.http_ok(f"http://{layout.address(5)}:9093/-/ready"),
     }
 
 

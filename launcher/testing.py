@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher import keys, machine, stack
@@ -18,13 +18,18 @@ from launcher.jobs import Count, Job, run_all, verdict
 from launcher.layout import TEST_VAR, Layout, find
 from launcher.processes import CLEAN_ENV, run
 from launcher.progress import Progress
+from launcher.services import postgres
 from launcher.up import bring_up, prepare
 
 #: Directories of tests/ that need no stack, or servers of their own; whatever else is there runs against the stack.
-APART = {"unit", "contract", "db", "servers", "rig"}
-#: The faults come last: they leave the most behind.
+APART = {"unit", "contract", "db", "servers", "fleet"}
+#: These break the stack, one after the other: nobody else may need it any more when they begin.
 LAST = ["e2e", "faults"]
-LONGEST = ["node", "engine"]
+#: What takes longest goes first. The heavy ones compute more than they wait, and the faults begin after them.
+HEAVY = ["node", "engine", "roles"]
+LONGEST = [*HEAVY, "store", "probes", "edge"]
+#: They wait for engines, machines and each other more than they compute.
+SIDE_BY_SIDE = 3
 TEST_TIMEOUT_S = 300
 #: What survives from one run to the next.
 KEPT = {"venv", "reports"}
@@ -83,17 +88,40 @@ def test(clone: Path, arguments: list[str]) -> int:
 def _with_stack(layout: Layout, progress: Progress, wanted: Wanted, count: Count) -> None:
     _afresh(layout)
     bring_up(layout, progress, with_tests=True)
+    _spare_the_disk(layout)
     environment = _environment(layout, keys.read_environment(layout))
     reports = layout.state / "reports"
     if wanted.words:
         run_all([_pytest(layout, environment, "selected", list(wanted.words))], count, at_once=1, logs=reports)
-    if wanted.integration:
-        run_all(_own_servers(layout, environment), count, at_once=2, logs=reports)
     broken = len(count.broken)
-    for name in _stack_sets(layout, wanted):
-        run_all([_pytest(layout, environment, name, [f"tests/{name}"])], count, at_once=1, logs=reports)
+    sets = [_pytest(layout, environment, name, [f"tests/{name}"]) for name in _stack_sets(layout, wanted)]
+    jobs = _in_order(*_own_servers(layout, environment), sets) if wanted.integration else _in_order([], [], sets)
+    run_all(jobs, count, at_once=SIDE_BY_SIDE, logs=reports)
     if len(count.broken) > broken:
         _show_logs(layout)
+
+
+def _in_order(heavy: list[Job], light: list[Job], sets: list[Job]) -> list[Job]:
+    """The heavy jobs and the sets that leave the stack whole, those that break it after them, the rest beside those.
+
+    ``sets``: those that run against the stack.
+    """
+    first = [*heavy[:3], *(job for job in sets if job.name not in LAST), *heavy[3:]]
+    last: list[Job] = []
+    for job in (job for job in sets if job.name in LAST):
+        # The fleet has a lab of its own and mostly waits for it: that disturbs nobody.
+        before = {job.name for job in (*first, *last)} - {"fleet"}
+        last.append(replace(job, after=frozenset(before)))
+    return [*first, *last, *light]
+
+
+def _spare_the_disk(layout: Layout) -> None:
+    """PostgreSQL need not wait for the disk: this cluster is made anew for each run, and no power is cut in it.
+
+    Each test that commits empties all tables afterwards, which are hundreds of files.
+    """
+    postgres.psql(layout, "ALTER SYSTEM SET fsync = off")
+    postgres.psql(layout, "SELECT pg_reload_conf()")
 
 
 def _afresh(layout: Layout) -> None:
@@ -128,6 +156,7 @@ def _environment(layout: Layout, stack_variables: Mapping[str, str]) -> dict[str
         "HOME": str(home),
         "ROOST_WAKE": "none",
         "ROOST_TEST_CLONE": str(layout.clone),
+        "CI": "true",  # pytest's summary says why each test failed, however long the line
     }
     if stack_variables:
         own |= {
@@ -172,15 +201,19 @@ def _lint(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
     return jobs
 
 
-def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
-    """Contract tests by room (each has addresses of its own), tests of the database, and what needs a database."""
+def _own_servers(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Job], list[Job]]:
+    """Contract tests by room (each has addresses of its own), tests of the database, and what needs a database.
+
+    Two lists: what is long, or needs the stack's database, the longest first; and the rest.
+    """
     tests = layout.clone / "tests"
     rooms = sorted(path.name for path in (tests / "contract").iterdir() if any(path.glob("test_*.py")))
-    # What takes longest goes first.
     rooms.sort(key=lambda name: (LONGEST.index(name) if name in LONGEST else len(LONGEST), name))
     # Of the stack these get the database at most: everything else they bring or set themselves.
     plain = _environment(layout, {})
-    contract = [_pytest(layout, plain, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms]
+    contract = {name: _pytest(layout, plain, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms}
+    heavy = [job for name, job in contract.items() if name in HEAVY]
+    light = [job for name, job in contract.items() if name not in HEAVY]
     manage = [str(layout.python), "manage.py"]
     checks = [
         Job("migrations", [*manage, "makemigrations", "--check", "--dry-run"], layout.clone, environment),
@@ -193,7 +226,11 @@ def _own_servers(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
     ]
     with_database = {**plain, "ROOST_DATABASE_URL": environment["ROOST_DATABASE_URL"]}
     db = [_pytest(layout, with_database, "db", ["tests/db"])] if (tests / "db").is_dir() else []
-    return [*contract[:1], *db, *contract[1:], *checks]
+    # It brings up a lab of its own, and mostly waits for it: beside the others it costs little time.
+    rig = "tests/fleet/test_rig.py"
+    fleet = [_pytest(layout, plain, "fleet", ["tests/fleet", f"--ignore={rig}"])] if (tests / "fleet").is_dir() else []
+    rigs = [_pytest(layout, plain, "rig", [rig])] if (layout.clone / rig).is_file() else []
+    return [*fleet, *heavy[:1], *db, *heavy[1:], *checks], [*light[:1], *rigs, *light[1:]]
 
 
 def _stack_sets(layout: Layout, wanted: Wanted) -> list[str]:
@@ -208,5 +245,5 @@ def _stack_sets(layout: Layout, wanted: Wanted) -> list[str]:
 
 def _show_logs(layout: Layout) -> None:
     """The ends of the logs that tell most, since a machine for tests is often gone afterwards."""
-    for name in ("worker", "node-worker", "web"):
+    for name in ("worker", "node-worker", "heal-worker", "backup-worker", "prober", "watcher", "web"):
         print(f"==> {name} <==\n{stack.log_tail(layout, name, 40)}", flush=True)

@@ -106,7 +106,8 @@ def _servers(layout: Layout, progress: Progress, up: Up, code: str) -> None:
         stack.define(layout, "10-servers", programs)
         control.start()
         up.touched += len(control.reread())
-        say(f"{ended} processes of a broken-off run ended" if ended else f"127.{layout.net}.0.0/16")
+        where = layout.own_network if layout.is_lab else f"127.{layout.net}.0.0/16"
+        say(f"{ended} processes of a broken-off run ended" if ended else where)
     for program in programs:
         with progress.step(program.title) as say:
             stack.wait_ready(layout, program, say)
@@ -132,18 +133,18 @@ def _control_plane(layout: Layout, progress: Progress, up: Up, code: str) -> Non
             files.directory(layout.state / "static", owner="roost", group="roost")
             manage(layout, up.environment, ["collectstatic", "--no-input", "-v", "0"], timeout_s=300)
             _set_stamp(layout, "static", code)
-    with progress.step("Operator, zone, node") as say:
+    with progress.step("Operator, zone" if layout.is_lab else "Operator, zone, node") as say:
         _bootstrap(layout, up, code)
         up.secrets = keys.load(layout)
         say("account made" if up.secrets.operator_password else "")
     # The node keeps running when only code changed: its programs are the tenants' engines.
-    node = controlplane.prepare_node(layout)
-    stack.define(layout, "15-node", [node])
+    nodes = [] if layout.is_lab else [controlplane.prepare_node(layout)]
+    stack.define(layout, "15-node", nodes)
     programs = controlplane.prepare(layout, up.environment, code)
     stack.define(layout, "20-control-plane", programs)
     up.touched += len(stack.supervisor(layout).reread())
     _set_stamp(layout, "code", code)
-    for program in [node, *programs]:
+    for program in [*nodes, *programs]:
         with progress.step(program.title) as say:
             stack.wait_ready(layout, program, say)
             say("")
@@ -182,16 +183,19 @@ def node_fields(layout: Layout) -> dict[str, object]:
         "runtime_dir": str(layout.node / "programs"),
         "supervisor_socket": str(layout.node / "supervisor.sock"),
         "memory_mib": NODE_MEMORY_MIB,
+        "edge_socket": str(layout.edge / "admin.sock"),
+        "edge_map_dir": str(layout.edge),
     }
 
 
 def _bootstrap(layout: Layout, up: Up, code: str) -> None:
     """Operator, token, zone, plans, node. The password and the token are kept before they count."""
-    node = json.dumps(node_fields(layout), sort_keys=True)
+    node = "" if layout.is_lab else json.dumps(node_fields(layout), sort_keys=True)
     key = hashlib.sha256(f"{code}{node}".encode()).hexdigest()
     if _stamp(layout, "bootstrapped") == key and up.secrets.token and not up.started:
         return
-    arguments = ["bootstrap", "--operator", OPERATOR, "--token", TOKEN_NAME, "--node", node]
+    arguments = ["bootstrap", "--operator", OPERATOR, "--token", TOKEN_NAME]
+    arguments += ["--node", node] if node else []
     for name, address in (("ns", layout.authoritative_address), ("turn", layout.turn_address)):
         arguments += ["--address", f"{name}.{ZONE}={address}"]
     pending = up.secrets.operator_password
@@ -205,6 +209,7 @@ def _bootstrap(layout: Layout, up: Up, code: str) -> None:
     made = json.loads(said.strip().splitlines()[-1])
     if not made["operator"]:
         keys.keep(layout, operator_password=pending)
+    manage(layout, up.environment, ["backup_place", "--name", "local", "--url", str(layout.backups)], timeout_s=120)
     if made["token"]:
         up.secrets = keys.keep(layout, token=made["token"])
     elif not up.secrets.token:

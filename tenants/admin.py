@@ -24,6 +24,8 @@ from tenants.models import (
     Domain,
     IdempotencyKey,
     Instance,
+    Invitation,
+    LoginLink,
     Membership,
     Organisation,
     Plan,
@@ -39,6 +41,23 @@ else:  # Django's classes take no type arguments at run time
 
 def principal_of(request: HttpRequest) -> Principal:
     return tokens.principal_of_user(request.user, address=request.META.get("REMOTE_ADDR") or None)
+
+
+def conditions_table(kind: str, object_id: str) -> SafeString:
+    """What the last pass found of a resource."""
+    found = Condition.objects.filter(kind=kind, object_id=object_id).order_by("position")
+    rows = format_html_join(
+        "",
+        '<tr><td><b>{}</b></td><td class="roost-{}">{}</td><td>{}</td><td>{} {}</td></tr>',
+        ((c.type, c.status.lower(), c.status, c.reason, c.message, c.remedy) for c in found),
+    )
+    return format_html('<table class="roost-conditions">{}</table>', rows) if rows else SafeString("none yet")
+
+
+def ready(kind: str, object_id: str) -> bool | None:
+    """The condition Ready, as the admin's lists show it; None: not known."""
+    found = Condition.objects.filter(kind=kind, object_id=object_id, type="Ready").first()
+    return None if found is None or found.status == "Unknown" else found.status == "True"
 
 
 class ReadOnly(_Admin):
@@ -91,7 +110,7 @@ class OrganisationAdmin(_Admin):
 
 @admin.register(Plan)
 class PlanAdmin(_Admin):
-    list_display = ("slug", "name", "open", "max_instances", "max_accounts", "max_rooms", "memory_mib", "archive_days")
+    list_display = ("slug", "name", "open", "max_instances", "max_accounts", "max_rooms", "memory_mib", "node_labels")
     list_filter = ("open",)
     search_fields = ("slug", "name")
 
@@ -103,6 +122,8 @@ class PlanAdmin(_Admin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         values = {name: form.cleaned_data[name] for name in form.changed_data if name != "slug"}
+        if "node_labels" in values:
+            values["node_labels"] = values["node_labels"] or {}  # an empty field is None
         try:
             if change:
                 services.update_plan(plan=obj, principal=principal_of(request), **values)
@@ -162,7 +183,22 @@ class InstanceAdmin(ReadOnly):
     readonly_fields = ("conditions",)
     fieldsets = (
         (None, {"fields": ("organisation", "domain", "plan", "engine", "conditions")}),
-        ("What it should be", {"fields": ("display_name", "language", "contacts", "admins", "s2s_blocked")}),
+        (
+            "What it should be",
+            {
+                "fields": (
+                    "display_name",
+                    "language",
+                    "contacts",
+                    "admins",
+                    "s2s_blocked",
+                    "publish_links",
+                    "archive_days",
+                    "upload_days",
+                    "node_labels",
+                )
+            },
+        ),
         (
             "Life",
             {"fields": ("created_at", "suspended_at", "suspended_reason", "deletion_requested_at", "delete_after")},
@@ -186,18 +222,11 @@ class InstanceAdmin(ReadOnly):
 
     @admin.display(boolean=True, description="ready")
     def ready(self, row: Instance) -> bool | None:
-        found = Condition.objects.filter(kind="Instance", object_id=row.key, type="Ready").first()
-        return None if found is None or found.status == "Unknown" else found.status == "True"
+        return ready("Instance", row.key)
 
     @admin.display(description="conditions")
     def conditions(self, row: Instance) -> SafeString:
-        found = Condition.objects.filter(kind="Instance", object_id=row.key).order_by("position")
-        rows = format_html_join(
-            "",
-            '<tr><td><b>{}</b></td><td class="roost-{}">{}</td><td>{}</td><td>{} {}</td></tr>',
-            ((c.type, c.status.lower(), c.status, c.reason, c.message, c.remedy) for c in found),
-        )
-        return format_html('<table class="roost-conditions">{}</table>', rows) if rows else SafeString("none yet")
+        return conditions_table("Instance", row.key)
 
     @admin.action(description="Suspend: refuse logins, keep data")
     def suspend(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
@@ -255,3 +284,19 @@ class MembershipAdmin(_Admin):
     list_filter = ("role",)
     search_fields = ("user__username", "organisation__slug")
     autocomplete_fields = ("user", "organisation")
+
+
+@admin.register(Invitation)
+class InvitationAdmin(ReadOnly):
+    list_display = ("email", "organisation", "role", "invited_by", "created_at", "expires_at", "accepted_at")
+    search_fields = ("email", "organisation__slug")
+    list_select_related = ("organisation",)
+    exclude = ("digest",)
+
+
+@admin.register(LoginLink)
+class LoginLinkAdmin(ReadOnly):
+    list_display = ("user", "organisation", "created_by", "created_at", "expires_at", "used_at")
+    search_fields = ("user__username", "organisation__slug")
+    list_select_related = ("user", "organisation")
+    exclude = ("digest",)

@@ -67,6 +67,7 @@ class Plan(models.Model):
     upload_days = models.PositiveIntegerField(default=90)
     archive_days = models.PositiveIntegerField(default=365)
     open = models.BooleanField(default=True, help_text="new instances may take it")
+    node_labels = models.JSONField(default=dict, blank=True, help_text="labels that a node has to have, such as region")
 
     class Meta:
         ordering = ["slug"]
@@ -127,6 +128,18 @@ class Instance(models.Model):
     contacts = models.JSONField(default=list, blank=True, help_text="contact addresses (XEP-0157): [{kind, uri}]")
     admins = models.JSONField(default=list, blank=True, help_text="bare JIDs with administrator rights")
     s2s_blocked = models.JSONField(default=list, blank=True, help_text="domains that this server does not talk to")
+    publish_links = models.BooleanField(
+        default=False, help_text="tell everybody which servers it talks with (XEP-0485); others' names by their wish"
+    )
+    archive_days = models.PositiveIntegerField(
+        default=0, help_text="messages are kept so long, if that is less than the plan's; 0: as the plan says"
+    )
+    upload_days = models.PositiveIntegerField(
+        default=0, help_text="files are kept so long, if that is less than the plan's; 0: as the plan says"
+    )
+    node_labels = models.JSONField(
+        default=dict, blank=True, help_text="labels that its node has to have, beside the plan's"
+    )
     generation = models.BigIntegerField(default=1)
     verify_generation = models.BigIntegerField(default=1, help_text="raised by «reverify»")
     rotate_turn = models.BigIntegerField(default=0, help_text="raised by «rotate turn»")
@@ -184,7 +197,11 @@ class ApiToken(models.Model):
         "read": "read everything that the token's owner may see",
         "instances": "create, change, suspend and terminate instances",
         "accounts": "create, change and delete accounts",
+        "passwords": "set passwords of accounts, and nothing else of them",
         "rooms": "create, change and delete rooms",
+        "backups": "back instances up, restore them, hand out and take in whole ones",
+        "people": "invite people to an organisation and change their roles",
+        "logins": "make links that log a person in once (operator only)",
         "organisations": "create and change organisations (operator only)",
         "admin": "plans, nodes and tokens (operator only)",
     }
@@ -207,6 +224,54 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
+
+
+class Invitation(models.Model):
+    """A person asked into an organisation by mail. Only the keyed digest of the link's secret is stored."""
+
+    organisation = models.ForeignKey(Organisation, on_delete=models.CASCADE, related_name="invitations")
+    email = models.EmailField(help_text="in lower case")
+    role = models.CharField(max_length=10, choices=Membership.ROLES)
+    digest = models.CharField(max_length=64, editable=False, unique=True)
+    invited_by = models.CharField(max_length=200)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    mailed_at = models.DateTimeField(null=True, blank=True, help_text="the mail server took it")
+    accepted_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organisation", "email"], condition=Q(accepted_at=None), name="one_open_invitation_per_person"
+            )
+        ]
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.email} {self.role} of {self.organisation}"
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at <= timezone.now()
+
+
+class LoginLink(models.Model):
+    """Logs one person in, once, for one organisation: what a billing system's «open the panel» leads to."""
+
+    organisation = models.ForeignKey(Organisation, on_delete=models.CASCADE, related_name="+")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    digest = models.CharField(max_length=64, editable=False, unique=True)
+    target = models.CharField(max_length=300, blank=True, help_text="path in the portal; empty: the organisation")
+    created_by = models.CharField(max_length=200)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.user} of {self.organisation}"
 
 
 class IdempotencyKey(models.Model):

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 SYSTEM_NAME = "roost"
 #: What a person with this role in an organisation may do there.
 ROLE_SCOPES = {
-    "owner": frozenset({"read", "instances", "accounts", "rooms"}),
-    "admin": frozenset({"read", "instances", "accounts", "rooms"}),
-    "helper": frozenset({"accounts"}),
+    "owner": frozenset({"read", "instances", "accounts", "passwords", "rooms", "backups", "people"}),
+    "admin": frozenset({"read", "instances", "accounts", "passwords", "rooms", "backups"}),
+    "helper": frozenset({"passwords"}),
     "reader": frozenset({"read"}),
 }
-ALL_SCOPES = frozenset({"read", "instances", "accounts", "rooms", "organisations", "admin"})
+ALL_SCOPES = frozenset(
+    {"read", "instances", "accounts", "passwords", "rooms", "backups", "people", "logins", "organisations", "admin"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from tenants.models import ApiToken, Membership
 from tenants.principal import ALL_SCOPES, ROLE_SCOPES, Principal
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+#: Key in a session: the slug of the one organisation that it is for.
+ONLY_ORGANISATION = "roost_organisation"
 _PREFIX_LENGTH, _SECRET_LENGTH = 10, 40  # 40 of 56 characters: 232 bits
 #: The time of last use is written at most this often: a busy token is no write per request.
 _USED_EVERY = datetime.timedelta(minutes=1)
@@ -71,12 +73,17 @@ def principal_of_token(row: ApiToken, *, address: str | None = None) -> Principa
     return Principal(name=name, organisations={row.organisation.slug: scopes}, address=address)
 
 
-def principal_of_user(user: Any, *, address: str | None = None) -> Principal:
-    """A superuser is an operator; anybody else acts by roles in organisations."""
+def principal_of_user(user: Any, *, address: str | None = None, only: str | None = None) -> Principal:
+    """A superuser is an operator; anybody else acts by roles in organisations.
+
+    ``only``: the slug of the one organisation that the session is for, since a login link made it.
+    """
     name = str(user.get_username())
-    if user.is_superuser:
+    if user.is_superuser and only is None:
         return Principal(name=name, is_operator=True, scopes=ALL_SCOPES, address=address)
     rows = Membership.objects.select_related("organisation").filter(user_id=user.pk)
+    if only is not None:
+        rows = rows.filter(organisation__slug=only)
     roles = {row.organisation.slug: ROLE_SCOPES[row.role] for row in rows}
     return Principal(name=name, organisations=roles, address=address)
 

@@ -17,8 +17,9 @@ from controlplane.values.spec import PROBE_ACCOUNT
 
 #: Roles of XEP-0157 §3 and its registrar entries.
 CONTACT_KINDS = ("abuse", "admin", "feedback", "sales", "security", "status", "support")
-MAX_CONTACTS, MAX_ADMINS, MAX_BLOCKED, MAX_URI = 20, 50, 1000, 500
+MAX_CONTACTS, MAX_ADMINS, MAX_BLOCKED, MAX_URI, MAX_LABELS = 20, 50, 1000, 500, 20
 
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?")
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 #: Well-formed language tags without extensions and private use (RFC 5646 §2.1).
 _LANGUAGE = re.compile(
@@ -151,6 +152,24 @@ def blocked(values: Iterable[str], *, domain: DomainName, field: str = "s2s_bloc
         if name.ascii not in clean:
             clean.append(name.ascii)
     return clean
+
+
+def labels(values: Mapping[str, str], *, field: str) -> dict[str, str]:
+    """Labels of a node, or of what looks for one: ``{"region": "eu-north"}``, sorted by name."""
+    if not isinstance(values, Mapping):
+        raise InvalidInput(field, "Give labels as an object.", remedy='Such as {"region": "eu-north"}.')
+    if len(values) > MAX_LABELS:
+        raise InvalidInput(field, "These are too many labels.", remedy=f"At most {MAX_LABELS} are allowed.")
+    for name, value in values.items():
+        if not (
+            isinstance(name, str) and _LABEL.fullmatch(name) and isinstance(value, str) and _LABEL.fullmatch(value)
+        ):
+            raise InvalidInput(
+                field,
+                f"The label {str(name)[:80]!r} does not fit.",
+                remedy="Names and values are 1 to 63 of a-z, 0-9 and ._/- (these inside only).",
+            )
+    return dict(sorted(values.items()))
 
 
 def _list(values: Any, *, field: str, maximum: int) -> list[Any]:

@@ -74,16 +74,15 @@ refusal:
 
 import base64
 import errno
-import fcntl
 import json
 import os
-import time
 import zlib
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible.module_utils import roost_tree
-from ansible.module_utils.roost_bundle import ABSENT, Marks, Refused, Work, read_text, validate, write_atomically
+from ansible.module_utils import roost_adopt, roost_tree
+from ansible.module_utils.roost_bundle import ABSENT, RUNNING, Marks, Refused, Work, validate
+from ansible.module_utils.roost_fence import Turned, pass_fence, take_lock
 from ansible.module_utils.roost_processes import kill_leftovers
 from ansible.module_utils.roost_supervisor import Supervisor
 from ansible.module_utils.roost_systemd import Systemd
@@ -98,39 +97,6 @@ ARGUMENTS = {
     "lock_timeout_s": {"type": "int", "default": 60},
     "ready_limit_s": {"type": "int", "default": 600},
 }
-
-
-class Turned(Exception):
-    """The whole run is refused; ``reason`` is "locked" or "fence"."""
-
-    def __init__(self, reason, message):
-        super().__init__(message)
-        self.reason = reason
-
-
-def take_lock(state_dir, timeout_s):
-    """Hold the node: a run whose worker was killed lives on and has to end first. Returns the open file."""
-    fd = os.open(os.path.join(state_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError as error:
-            if time.monotonic() >= deadline:
-                raise Turned("locked", f"Another run has held this node for {timeout_s} s.") from error
-            time.sleep(0.05)
-
-
-def pass_fence(state_dir, fence, check):
-    """Refuse a caller that was overtaken; remember the highest seen. Call it with the lock held."""
-    path = os.path.join(state_dir, "fence")
-    text = (read_text(path) or "0").strip()
-    seen = int(text) if text.isdigit() else 0
-    if fence < seen:
-        raise Turned("fence", f"The node has seen fence {seen}; this run has {fence} and is refused.")
-    if fence > seen and not check:
-        write_atomically(path, f"{fence}\n")
 
 
 def guarded(work, step):
@@ -153,6 +119,10 @@ def prepare(work):
     if work.state == ABSENT:
         roost_tree.find_user(work)
     else:
+        if work.bundle.get("restart") and work.state == RUNNING:
+            work.intend("restart")
+        if roost_adopt.is_owed(work):
+            work.intend("restart")
         roost_tree.apply(work)
 
 
@@ -161,6 +131,17 @@ def clear_away(work):
     if not (work.check and work.was_up):  # before the stop, the process itself cannot be told from leftovers
         kill_leftovers(work)
     roost_tree.remove(work)
+
+
+def clear_old(work):
+    """What was kept of a former state and is not wanted any more."""
+    if os.path.isdir(work.root):  # in check mode there may be none yet
+        roost_adopt.clear_old(work)
+
+
+def forget_adoptions(work):
+    if not work.check:
+        roost_adopt.forget(work)
 
 
 def make_works(bundles, marks, check):
@@ -193,6 +174,9 @@ def converge(bundles, runtime, marks, check):
         if work.state == ABSENT:
             guarded(work, clear_away)
             guarded(work, runtime.forget)
+            guarded(work, forget_adoptions)
+        else:
+            guarded(work, clear_old)
         results[work.key] = work.outcome()
         guarded(work, Work.finish)
     return results

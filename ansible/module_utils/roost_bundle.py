@@ -155,3 +155,21 @@ def validate(bundle):
         raise Refused("The stop signal {!r} is none.".format(program["stop_signal"]))
     if program["ready_socket"]:
         relative(program["ready_socket"])
+    validate_adoption(bundle)
+
+
+def validate_adoption(bundle):
+    """``Refused`` unless the data to take over is another instance's beside this one."""
+    kept, adopt = bundle.get("kept", ""), bundle.get("adopt")
+    if kept and not KEY.fullmatch(kept):
+        raise Refused(f"{kept!r} is no name of an adoption.")
+    if adopt is None:
+        return
+    if not KEY.fullmatch(adopt["id"]) or not KEY.fullmatch(adopt["key"]) or not NAME.fullmatch(adopt["user"]):
+        raise Refused("The adoption {!r} does not say whose data it is about.".format(adopt["id"]))
+    if adopt["key"] == bundle["key"] or adopt["user"] == bundle["user"]:
+        raise Refused("An instance cannot take over its own data.")
+    if adopt["root"] != posixpath.join(posixpath.dirname(bundle["root"]), adopt["key"]):
+        raise Refused("The root {!r} is not beside the instance's own.".format(adopt["root"]))
+    if not adopt["paths"] or not all(re.fullmatch(r"[a-z]{1,16}", path) for path in adopt["paths"]):
+        raise Refused("The adoption names other things than directories of an instance.")

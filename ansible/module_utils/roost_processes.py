@@ -59,7 +59,7 @@ def remove_stale_socket(work):
 
 
 def processes_of(uid):
-    """Process numbers of a user, zombies left out."""
+    """Process numbers of a user, zombies left out, and those of containers, whose users have numbers of their own."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -72,12 +72,22 @@ def processes_of(uid):
                 line = next((row for row in status.splitlines() if row.startswith("Uid:")), "Uid: -1")
                 if str(uid) not in line.split()[1:]:
                     continue
+            if _in_container(name):
+                continue
             with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as stream:
                 if stream.read().rpartition(")")[2].split()[0] not in ("Z", "X"):
                     found.append(int(name))
         except (FileNotFoundError, ProcessLookupError, IndexError):
             continue
     return found
+
+
+def _in_container(name):
+    """True if a process is known to count processes otherwise than this one: it is in a namespace below."""
+    try:
+        return os.readlink(f"/proc/{name}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    except (PermissionError, FileNotFoundError):  # the latter: it is ending just now, and still counts until it has
+        return False
 
 
 def kill_leftovers(work, timeout_s=5.0):

@@ -7,6 +7,7 @@ of it is stored here. Source: http://supervisord.org/api.html, http://supervisor
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import re
@@ -15,6 +16,7 @@ import socket
 import time
 import xmlrpc.client
 
+from ansible.module_utils.roost_adopt import take_over
 from ansible.module_utils.roost_bundle import ABSENT, RUNNING, read_text, write_atomically
 from ansible.module_utils.roost_processes import kill_leftovers, remove_stale_socket, wait_ready
 
@@ -59,6 +61,11 @@ class _Transport(xmlrpc.client.Transport):
         if self._connection is None or self._connection[0] != host:
             self._connection = host, _Connection(self.path)
         return self._connection[1]
+
+
+def connect(path):
+    """The RPC namespace of the supervisord behind a unix socket; it is opened by the first call."""
+    return xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Transport(path)).supervisor
 
 
 def quote_word(word):
@@ -127,8 +134,7 @@ class Supervisor:
         self.log_dir = os.path.join(state_dir, "log")
         self.socket_path = socket_path
         self.check = check
-        proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Transport(socket_path))
-        self.rpc = proxy.supervisor
+        self.rpc = connect(socket_path)
 
     def processes(self):
         """Process name -> info, of every program of the supervisor."""
@@ -231,6 +237,9 @@ class Supervisor:
                 if fault.faultCode not in (FAULT_NOT_RUNNING, FAULT_BAD_NAME):
                     work.error = f"{work.process} cannot be stopped: fault {fault.faultCode}."
                     continue
+            if work.bundle.get("hangs"):  # on its way to the end it is not begun again by itself
+                with contextlib.suppress(xmlrpc.client.Fault):
+                    self.rpc.signalProcess(work.process, "KILL")
             stopping.append(work)
         deadline = time.monotonic() + max([work.program["stop_wait_s"] for work in stopping], default=0) + 10
         while stopping:
@@ -257,6 +266,9 @@ class Supervisor:
             if not up:
                 kill_leftovers(work)
                 remove_stale_socket(work)
+                take_over(work)
+                if work.error:
+                    return
             if name in added or name in changed or name not in seen:
                 self._ignore(FAULT_ALREADY_ADDED, self.rpc.addProcessGroup, name)
             if work.state == RUNNING and not up:

@@ -10,6 +10,7 @@ import posixpath
 import re
 import subprocess
 
+from ansible.module_utils.roost_adopt import take_over
 from ansible.module_utils.roost_bundle import ABSENT, RUNNING, Refused, read_text, write_atomically
 from ansible.module_utils.roost_processes import kill_leftovers, remove_stale_socket, wait_ready
 
@@ -155,11 +156,15 @@ class Systemd:
         if self.check:
             return
         gone = [w for w in works if w.state == ABSENT and seen.get(w.process, {}).get("LoadState") != "not-found"]
+        hanging = [w.process + ".service" for w in again if w.bundle.get("hangs") and not w.error]
+        if hanging:  # it would not hear the request to end; the stop comes before systemd begins it again
+            self.systemctl("kill", "--signal=KILL", *hanging)
         self._call(stop + again, "stop")
         for work in start + again:
             kill_leftovers(work)
             remove_stale_socket(work)
             work.running = False
+            take_over(work)
         self._call(
             [w for w in works if w.state != RUNNING and seen[w.process].get("UnitFileState") == "enabled"], "disable"
         )

@@ -7,16 +7,19 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.safestring import SafeString
 
 from controlplane.api.login import LimitedLogin
 from controlplane.certificates.models import AcmeAccount, Certificate, Order
 from controlplane.fleet import admission
-from controlplane.fleet.models import EdgeRoute, Node, Placement
+from controlplane.fleet.models import EdgeRoute, Node, Placement, Rollout, Scratch
+from controlplane.fleet.placing import memory_used_mib
 from controlplane.provisioning.models import ProbeAccount, Walk
 from controlplane.reconcile.models import Condition, Event, WorkItem
 from controlplane.turn.models import TurnCredential
+from controlplane.values.errors import RoostError
 from controlplane.zones.models import DnsRecord, Zone
-from tenants.admin import ReadOnly, principal_of
+from tenants.admin import ReadOnly, conditions_table, principal_of, ready
 
 admin.site.login_form = LimitedLogin
 admin.site.site_header = "Roost"
@@ -27,31 +30,103 @@ admin.site.index_title = "What is, and what should be"
 
 @admin.register(Node)
 class NodeAdmin(ReadOnly):
-    list_display = ("name", "connection", "runtime", "address", "memory_mib", "accepting", "created_at")
-    list_filter = ("accepting", "runtime")
+    list_display = ("name", "address", "standing", "ready", "edge", "instances", "memory", "labelled", "prepared_at")
+    list_filter = ("standing", "edge", "runtime", "connection", "carries_instances")
     search_fields = ("name", "address")
-    actions = ("cordon", "uncordon")
+    readonly_fields = ("conditions", "instances", "memory", "labelled")
+    #: Sealed keys are left out, and variables, which may hold secrets.
+    fieldsets = (
+        (None, {"fields": ("name", "conditions", "standing", "instances", "memory", "labelled")}),
+        (
+            "Where it is",
+            {"fields": ("address", "edge", "public_addresses", "private_address", "instance_network", "base_port")},
+        ),
+        ("What it told", {"fields": ("facts", "facts_at", "prepared_at", "created_at")}),
+        (
+            "How it is reached",
+            {
+                "classes": ("collapse",),
+                "fields": ("connection", "ssh_user", "ssh_port", "host_keys", "seen_host_keys", "public_key"),
+            },
+        ),
+        (
+            "Paths",
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    "runtime",
+                    "runtime_dir",
+                    "supervisor_socket",
+                    "root",
+                    "state_dir",
+                    "edge_socket",
+                    "edge_map_dir",
+                    "control_group",
+                ),
+            },
+        ),
+    )
+    actions = ("cordon", "uncordon", "drain")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is None and bool(getattr(request.user, "is_superuser", False))
 
+    @admin.display(boolean=True, description="ready")
+    def ready(self, row: Node) -> bool | None:
+        return ready("Node", row.name)
+
+    @admin.display(description="conditions")
+    def conditions(self, row: Node) -> SafeString:
+        return conditions_table("Node", row.name)
+
+    @admin.display(description="labels")
+    def labelled(self, row: Node) -> str:
+        return ", ".join(f"{name}: {value}" for name, value in sorted(row.labels.items()))
+
+    @admin.display(description="instances")
+    def instances(self, row: Node) -> int:
+        return row.placements.count()
+
+    @admin.display(description="memory (MiB)")
+    def memory(self, row: Node) -> str:
+        return f"{memory_used_mib(row)} of {row.capacity_mib}"
+
     @admin.action(description="Cordon: place nothing new there")
     def cordon(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._set(request, rows, accepting=False)
+        self._set(request, rows, Node.CORDONED)
 
     @admin.action(description="Uncordon: accept new instances again")
     def uncordon(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
-        self._set(request, rows, accepting=True)
+        self._set(request, rows, Node.ACTIVE)
 
-    def _set(self, request: HttpRequest, rows: QuerySet[Any], *, accepting: bool) -> None:
+    @admin.action(description="Drain: it is to be emptied")
+    def drain(self, request: HttpRequest, rows: QuerySet[Any]) -> None:
+        self._set(request, rows, Node.DRAINING)
+
+    def _set(self, request: HttpRequest, rows: QuerySet[Any], standing: str) -> None:
+        done = 0
         for row in rows:
-            admission.set_accepting(node=row, accepting=accepting, principal=principal_of(request))
-        messages.success(request, "Done.")
+            try:
+                admission.set_standing(node=row, standing=standing, principal=principal_of(request))
+                done += 1
+            except RoostError as error:
+                messages.error(request, f"{row.name}: {error}")
+        if done:
+            messages.success(request, f"Done: {done}.")
 
 
 @admin.register(Placement)
 class PlacementAdmin(ReadOnly):
-    list_display = ("instance", "node", "address", "base_port", "proxy65_port", "wanted_state", "applied_at", "error")
+    list_display = (
+        "instance",
+        "node",
+        "address",
+        "base_port",
+        "proxy65_port",
+        "wanted_state",
+        "applied_at",
+        "explanation",
+    )
     list_filter = ("node", "wanted_state")
     search_fields = ("instance__key", "instance__domain__name", "address")
     list_select_related = ("instance__domain", "node")
@@ -59,9 +134,16 @@ class PlacementAdmin(ReadOnly):
 
 @admin.register(EdgeRoute)
 class EdgeRouteAdmin(ReadOnly):
-    list_display = ("instance", "address", "base_port", "proxy65_port", "routed_at")
+    list_display = ("instance", "edge", "address", "base_port", "proxy65_port", "routed_at")
+    list_filter = ("edge",)
     search_fields = ("instance__key", "instance__domain__name")
-    list_select_related = ("instance__domain",)
+    list_select_related = ("instance__domain", "edge")
+
+
+@admin.register(Rollout)
+class RolloutAdmin(ReadOnly):
+    list_display = ("pk", "kind", "state", "created_by", "created_at", "finished_at", "reason")
+    list_filter = ("kind", "state")
 
 
 @admin.register(Zone)
@@ -141,3 +223,10 @@ class EventAdmin(ReadOnly):
     search_fields = ("object_id", "scope", "message")
     date_hierarchy = "at"
     ordering = ("-id",)
+
+
+@admin.register(Scratch)
+class ScratchAdmin(ReadOnly):
+    list_display = ("key", "instance", "node", "engine", "purpose", "owner_kind", "owner_id", "wanted_state", "error")
+    search_fields = ("key", "instance__key", "owner_id")
+    list_select_related = ("instance__domain", "node")

@@ -63,7 +63,9 @@ def principal_of(request: Request) -> Principal | None:
     user: Any = request.user
     if not user or not user.is_authenticated or not user.is_active:
         return None
-    return tokens.principal_of_user(user, address=address_of(request))
+    session = getattr(request, "session", None)
+    only = session.get(tokens.ONLY_ORGANISATION) if session is not None else None
+    return tokens.principal_of_user(user, address=address_of(request), only=only)
 
 
 def address_of(request: Any) -> str | None:

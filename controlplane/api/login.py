@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
+from allauth.mfa.utils import is_mfa_enabled
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.core.cache import cache
 from django.core.exceptions import ValidationError
@@ -35,6 +36,15 @@ class LimitedLogin(AdminAuthenticationForm):
             except ValueError:
                 pass  # it ran out between the two
             raise
+
+    def confirm_login_allowed(self, user: Any) -> None:
+        """This form knows passwords only: who has a second factor goes where it is asked for."""
+        super().confirm_login_allowed(user)
+        if is_mfa_enabled(user):
+            raise ValidationError(
+                "This account has a second factor. Sign in at /accounts/login/, then open the admin.",
+                code="second-factor",
+            )
 
 
 def _network(request: Any) -> str:

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from django.conf import settings
-from django.db import transaction
 
 from controlplane import wiring
 from controlplane.certificates.models import Certificate, Order
@@ -21,7 +20,7 @@ from controlplane.certificates.reasons import Reason
 from controlplane.drivers.ca import dns01
 from controlplane.drivers.ca.acme import DNS_01, Challenge
 from controlplane.reconcile import faults
-from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.lease import Lease, holding
 from controlplane.values.errors import Rejected
 from controlplane.values.names import DomainName
 from controlplane.values.outcome import Outcome, Stalled, Wait
@@ -167,8 +166,7 @@ def http01_answer(token: str) -> str | None:
 def _note(order: Order, lease: Lease, **values: object) -> None:
     for name, value in values.items():
         setattr(order, name, value)
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         order.save(update_fields=list(values))
 
 

@@ -11,7 +11,6 @@ import logging
 import time
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from controlplane import vault
@@ -22,7 +21,7 @@ from controlplane.drivers.ca.acme import Acme
 from controlplane.drivers.ca.acme import Order as AcmeOrder
 from controlplane.drivers.ca.errors import AccountUnknown, NotFound, RateLimited, Refused
 from controlplane.reconcile import faults, watch
-from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.lease import Lease, holding
 from controlplane.reconcile.step import backoff_s
 from controlplane.values.certificates import Chain, distrust, new_key, new_request, parse_chain
 from controlplane.values.errors import Rejected, Unavailable
@@ -85,8 +84,7 @@ def _begin(certificate: Certificate, lease: Lease) -> Order:
     """The intent: a row with the key and the request, before the CA hears of it."""
     key = new_key()
     names = [DomainName.parse(name, field="names") for name in certificate.names]
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         return Order.objects.create(
             certificate=certificate,
             key_sealed=vault.seal(key_context(certificate.instance.key), key),
@@ -98,16 +96,14 @@ def _begin(certificate: Certificate, lease: Lease) -> Order:
 
 def finish(order: Order, lease: Lease, state: str, problem: str = "") -> None:
     """Close an order that brought nothing."""
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         order.state, order.problem, order.finished_at = state, problem[:2000], timezone.now()
         order.http_answers = {}
         order.save(update_fields=["state", "problem", "finished_at", "http_answers"])
 
 
 def _pause(certificate: Certificate, lease: Lease, wait_s: float) -> None:
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         certificate.retry_at = timezone.now() + datetime.timedelta(seconds=wait_s)
         certificate.save(update_fields=["retry_at"])
 
@@ -188,8 +184,7 @@ class _Drive:
         text = state.to_json()
         if text == self.order.state_json:
             return
-        with transaction.atomic():
-            hold(self.lease)
+        with holding(self.lease):
             self.order.url, self.order.state_json = state.url, text
             self.order.save(update_fields=["url", "state_json"])
 
@@ -264,8 +259,7 @@ class _Drive:
 
     def _keep(self, chain: Chain) -> None:
         certificate, order, now = self.certificate, self.order, timezone.now()
-        with transaction.atomic():
-            hold(self.lease)
+        with holding(self.lease):
             certificate.chain_pem, certificate.key_sealed = chain.pem, order.key_sealed
             certificate.serial, certificate.rotation = chain.serial, order.rotation
             certificate.not_before, certificate.not_after = chain.not_before, chain.not_after
@@ -294,13 +288,16 @@ _ISSUED_FIELDS = [
 ]
 
 
-def mistrust(chain: Chain) -> str:
-    """Why a certificate leads to no trusted root now; empty if it does, or if the system has no roots to ask."""
-    roots = trust.own_roots()
+def mistrust(chain: Chain, own: str | None = None) -> str:
+    """Why a certificate leads to no trusted root now; empty if it does, or if the system has no roots to ask.
+
+    ``own``: the CA's own roots, if they are read.
+    """
+    roots = trust.own_roots() if own is None else own
     at = timezone.now()
     if roots and not distrust(chain, roots, at):
         return ""
-    everything = trust.all_roots()
+    everything = trust.all_roots(roots)
     if everything:
         return distrust(chain, everything, at)
     return "" if settings.ROOST["TRUST_SYSTEM"] else "no trusted root is known"

@@ -12,7 +12,6 @@ import random
 from dataclasses import dataclass
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from controlplane import vault
@@ -22,7 +21,7 @@ from controlplane.certificates.reasons import Reason
 from controlplane.drivers.ca.acme import CESSATION
 from controlplane.reconcile import conditions, faults, watch
 from controlplane.reconcile import lease as leases
-from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.lease import Lease, holding
 from controlplane.reconcile.step import Finding, backoff_s
 from controlplane.reconcile.watch import Next
 from controlplane.values.certificates import Chain, parse_chain
@@ -135,8 +134,7 @@ def _kept(certificate: Certificate, lease: Lease) -> Outcome:
         soonest = (certificate.issued_at or now) + datetime.timedelta(seconds=RENEWAL_CHECK_S)
         certificate.renew_at = max(chosen, soonest)
     certificate.renewal_checked_at = now
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         certificate.save(update_fields=["renew_at", "renewal_checked_at"])
     return Done(Reason.AsWanted)
 
@@ -193,8 +191,7 @@ def _retire(certificate: Certificate, lease: Lease) -> Next | None:
         conditions.write(lease, [finding], generation=instance.generation, scope=instance.organisation.slug)
         return Next(backoff_s(lease.attempts), failed=True)
     faults.point("acme-revoked")
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         locked = Certificate.objects.select_for_update().get(pk=certificate.pk)
         if locked.wanted:  # wanted again while it was revoked: so another has to be issued
             locked.chain_pem = locked.key_sealed = ""

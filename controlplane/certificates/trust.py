@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from django.conf import settings
+from django.db.models import QuerySet
 
 from controlplane.certificates.models import AcmeAccount
 from controlplane.drivers.ca.roots import system_bundle
@@ -13,8 +14,13 @@ from controlplane.values.errors import Rejected, Unavailable
 
 def own_roots() -> str:
     """The roots that the configured CA published, PEM; empty if it publishes none or they are not known yet."""
-    url = settings.ROOST["ACME_DIRECTORY"]
-    return AcmeAccount.objects.filter(directory_url=url).values_list("roots_pem", flat=True).first() or ""
+    return own_roots_query().first() or ""
+
+
+def own_roots_query() -> QuerySet[AcmeAccount, str]:
+    """Gives ``own_roots`` or nothing, also as part of another query."""
+    account = AcmeAccount.objects.filter(directory_url=settings.ROOST["ACME_DIRECTORY"])
+    return account.values_list("roots_pem", flat=True)
 
 
 def extra_roots() -> str:
@@ -30,12 +36,12 @@ def extra_roots() -> str:
         ) from error
 
 
-def trust_roots() -> str | None:
-    """All that is trusted, PEM; None: the system's roots and nothing else.
+def trust_roots(own: str | None = None) -> str | None:
+    """All that is trusted, PEM; None: the system's roots and nothing else. ``own``: ``own_roots``, if they are read.
 
     Raises ``Unavailable`` if the system's are not to be trusted and no other root is known yet.
     """
-    special = _joined(own_roots(), extra_roots())
+    special = special_roots(own)
     if settings.ROOST["TRUST_SYSTEM"]:
         return _joined(special, system_bundle()) if special else None
     if not special:
@@ -45,14 +51,14 @@ def trust_roots() -> str | None:
     return special
 
 
-def special_roots() -> str:
+def special_roots(own: str | None = None) -> str:
     """The roots beside the system's, PEM; empty if there are none."""
-    return _joined(own_roots(), extra_roots())
+    return _joined(own_roots() if own is None else own, extra_roots())
 
 
-def all_roots() -> str:
+def all_roots(own: str | None = None) -> str:
     """As ``trust_roots``, with the system's roots written out; empty if there are none at all."""
-    return _joined(own_roots(), extra_roots(), system_bundle() if settings.ROOST["TRUST_SYSTEM"] else "")
+    return _joined(special_roots(own), system_bundle() if settings.ROOST["TRUST_SYSTEM"] else "")
 
 
 def _joined(*texts: str) -> str:

@@ -10,3 +10,4 @@ class FleetConfig(AppConfig):
         from controlplane.reconcile import watch
 
         watch.declare("Node", "node")
+        watch.declare("Rollout", "node")

@@ -1,29 +1,36 @@
-"""Enrols nodes, places instances, and keeps the edge's routes. Never looks into zones or certificates."""
+"""Writes what a node should apply, and what it applied. Where an instance goes is ``placing``'s."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from django.conf import settings
-from django.db import IntegrityError, transaction
-from django.db.models import F, Q, Sum
+from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
-from controlplane import wiring
-from controlplane.drivers.edge.base import Backend
+from controlplane.drivers.node import hostkeys
 from controlplane.drivers.node.base import NodeTarget
-from controlplane.fleet.models import EdgeRoute, Node, Placement
-from controlplane.reconcile import watch
-from controlplane.reconcile.lease import Lease, hold
-from controlplane.values.errors import Rejected, Unavailable
-from controlplane.values.names import DomainName
-from tenants.errors import QuotaExceeded
-from tenants.models import Instance, Plan
+from controlplane.fleet import keys
+from controlplane.fleet.edges import touch_led
+from controlplane.fleet.models import Node, Placement
+from controlplane.reconcile import history, watch
+from controlplane.reconcile.lease import Lease, holding
+from tenants import audit
+from tenants.principal import SYSTEM, Principal
+
+#: In place of a digest: what was applied is right, and the process is to be begun anew, since its program was replaced.
+RESTART = "restart"
+#: The same for a process that runs and does not answer: it would not hear the request to end either.
+HANGS = "hangs"
+#: ``Placement.applied_digest`` while a run is under way.
+APPLYING = "applying"
 
 
 def target_of(node: Node) -> NodeTarget:
-    """The node as its driver wants it."""
+    """The node as its driver and its line want it, with the key that opens it."""
     return NodeTarget(
         name=node.name,
         connection=node.connection,
@@ -32,101 +39,12 @@ def target_of(node: Node) -> NodeTarget:
         state_dir=node.state_dir,
         runtime_dir=node.runtime_dir,
         supervisor_socket=node.supervisor_socket,
+        ssh_user=node.ssh_user,
+        ssh_port=node.ssh_port,
+        # A fingerprint that was given at the enrolment is no key yet: the node's pass finds the one it stands for.
+        host_keys=tuple(line for line in node.host_keys if not hostkeys.is_fingerprint(line)),
+        private_key=keys.private_key(node),
     )
-
-
-def memory_used_mib(node: Node) -> int:
-    """Sum of the plans' memory of all instances placed there."""
-    used = node.placements.aggregate(used=Sum("instance__plan__memory_mib"))["used"]
-    return int(used or 0)
-
-
-def check_room(instance: Instance, plan: Plan) -> None:
-    """``QuotaExceeded`` if the instance's node has not the memory that ``plan`` wants more; one unplaced has room.
-
-    Call it in the transaction that changes the plan: the node stays locked, so no other takes that memory.
-    """
-    node = Node.objects.select_for_update(of=("self",)).filter(placements__instance=instance).first()
-    if node is None:
-        return
-    present = Instance.objects.values_list("plan__memory_mib", flat=True).get(pk=instance.pk)
-    more, free = plan.memory_mib - present, node.memory_mib - memory_used_mib(node)
-    if more > max(0, free):
-        raise QuotaExceeded(
-            "plan",
-            f"The plan {plan.slug} takes {more} MiB more memory, and the instance's machine has not as much free.",
-            remedy="Choose a plan with less memory, or ask the provider for room.",
-        )
-
-
-def check_rooms(plan: Plan, memory_mib: int) -> None:
-    """The same for all instances on a plan whose memory is to change, node by node; in that transaction, too."""
-    more = memory_mib - plan.memory_mib
-    if more <= 0:
-        return
-    for node in Node.objects.select_for_update().order_by("pk"):
-        wanted = more * node.placements.filter(instance__plan=plan).count()
-        free = node.memory_mib - memory_used_mib(node)
-        if wanted > max(0, free):
-            raise QuotaExceeded(
-                "memory_mib",
-                f"The instances on {node.name} would take {wanted} MiB more, and {max(0, free)} MiB are free.",
-                remedy="Give the node more memory, or make a new plan and put instances on it one by one.",
-            )
-
-
-def place(instance: Instance, lease: Lease) -> Placement:
-    """Choose a node with room and reserve an address and ports on it; the one chosen before if there is one.
-
-    ``Rejected`` if no node has room: the remedy says what to add.
-    """
-    placement = Placement.objects.select_related("node").filter(instance=instance).first()
-    if placement is not None:
-        return placement
-    wanted = instance.plan.memory_mib
-    with transaction.atomic():
-        hold(lease)
-        # The nodes are locked in one order, so two placements at once cannot take the same address.
-        nodes = list(Node.objects.select_for_update().filter(accepting=True).order_by("pk"))
-        free = {node.pk: node.memory_mib - memory_used_mib(node) for node in nodes}
-        fitting = sorted((n for n in nodes if free[n.pk] >= wanted), key=lambda n: (-free[n.pk], n.pk))
-        for node in fitting:
-            address = next(_free_addresses(node), None)
-            if address is None:
-                continue
-            why = f"{node.name} had the most memory free: {free[node.pk]} MiB, {wanted} MiB wanted."
-            try:
-                return Placement.objects.create(
-                    instance=instance,
-                    node=node,
-                    address=address,
-                    base_port=node.base_port,
-                    proxy65_port=_free_proxy65_port(),
-                    explanation=why,
-                )
-            except IntegrityError as error:
-                raise Unavailable(f"The address {address} was taken meanwhile; it is tried again by itself.") from error
-    if not nodes:
-        raise Rejected("No node accepts instances.", remedy="Enrol a node, or let one accept instances again.")
-    raise Rejected(f"No node has {wanted} MiB of memory and an address free.", remedy="Add a node or remove instances.")
-
-
-def _free_addresses(node: Node) -> Iterator[str]:
-    """Host addresses of the node's instance network that no instance has, ascending."""
-    taken = set(node.placements.values_list("address", flat=True))
-    network = ipaddress.ip_network(node.instance_network)
-    for host in network.hosts() if network.num_addresses > 1 else iter([network.network_address]):
-        if str(host) not in taken:
-            yield str(host)
-
-
-def _free_proxy65_port() -> int:
-    low, high = settings.ROOST["PROXY65_PORTS"]
-    taken = set(Placement.objects.values_list("proxy65_port", flat=True))
-    for port in range(low, high + 1):
-        if port not in taken:
-            return port
-    raise Rejected(f"All proxy65 ports {low}-{high} are taken.", remedy="Widen ROOST_PROXY65_PORTS and the edge's.")
 
 
 def want(placement: Placement, *, digest: str, state: str, lease: Lease) -> None:
@@ -134,8 +52,7 @@ def want(placement: Placement, *, digest: str, state: str, lease: Lease) -> None
     if placement.wanted_digest == digest and placement.wanted_state == state:
         return
     fresh = {"wanted_digest": digest, "wanted_state": state, "error": "", "failures": 0, "retry_at": None}
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         Placement.objects.filter(pk=placement.pk).update(**fresh)
         watch.touch("Node", placement.node.name)
     for name, value in fresh.items():
@@ -144,21 +61,55 @@ def want(placement: Placement, *, digest: str, state: str, lease: Lease) -> None
 
 def mark_loaded(placement: Placement, lease: Lease) -> None:
     """The engine has read what the node applied last."""
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         Placement.objects.filter(pk=placement.pk, applied_digest=placement.applied_digest).update(
             loaded_digest=placement.applied_digest
         )
     placement.loaded_digest = placement.applied_digest
 
 
-def apply_again(placement: Placement, lease: Lease) -> None:
-    """The world is not what the node said it applied (a process is gone): have it applied once more."""
-    with transaction.atomic():
-        hold(lease)
-        Placement.objects.filter(pk=placement.pk).update(applied_digest="")
+def load_again(placement: Placement, lease: Lease) -> None:
+    """What the engine serves is not what it was told to read: have it told once more."""
+    with holding(lease):
+        Placement.objects.filter(pk=placement.pk).update(loaded_digest="")
+    placement.loaded_digest = ""
+
+
+def apply_again(placement: Placement, lease: Lease, *, hangs: bool = False) -> None:
+    """The world is not what the node said it applied (a process is gone): have it applied once more.
+
+    ``hangs``: with the engine ended at once and begun anew, since it runs and does not answer.
+    """
+    digest = HANGS if hangs else ""
+    with holding(lease):
+        Placement.objects.filter(pk=placement.pk).update(applied_digest=digest)
         watch.touch("Node", placement.node.name)
-    placement.applied_digest = ""
+    placement.applied_digest = digest
+
+
+def mark_applying(placements: Sequence[Placement], lease: Lease) -> None:
+    """A run begins: from now on nobody knows what these have, until it says so.
+
+    Without it, an instance that is wanted as before while the run still brings it to something else would take what
+    was applied last for what is there. ``lease``: the node's. Wishes for a restart are kept: a run may be killed.
+    """
+    known = Placement.objects.filter(pk__in=[row.pk for row in placements]).exclude(
+        applied_digest__in=["", RESTART, HANGS, APPLYING]
+    )
+    with holding(lease):
+        known.update(applied_digest=APPLYING)
+
+
+def restart_engines(node: Node, engines: Sequence[str]) -> int:
+    """Have the running instances of these engines on the node restarted by its next pass; how many there are.
+
+    In the caller's transaction. Those that wait for their node anyway keep waiting; then they restart, too.
+    """
+    if not engines:
+        return 0
+    wished = node.placements.filter(wanted_state="running", instance__engine__in=engines).exclude(wanted_digest="")
+    watch.touch("Node", node.name)
+    return wished.update(applied_digest=RESTART, failures=0, retry_at=None)
 
 
 def stale_placements(node: Node, *, limit: int) -> list[Placement]:
@@ -176,54 +127,64 @@ def stale_placements(node: Node, *, limit: int) -> list[Placement]:
     return list(rows[:limit])
 
 
-def release_placement(instance: Instance) -> None:
-    """Give address and ports back; only after the node has removed the instance."""
-    Placement.objects.filter(instance=instance).delete()
+#: Variables of a node that name its public addresses; the others' values are none of ours.
+_NAMING = ("edge_addresses", "coturn_arguments", "coturn_turnserver_conf")
 
 
-def route(instance: Instance, hosts: list[DomainName], placement: Placement, lease: Lease) -> EdgeRoute:
-    """The intent row of the instance's route, as it should be now."""
-    wanted = {
-        "hosts": [host.ascii for host in hosts],
-        "address": placement.address,
-        "base_port": placement.base_port,
-        "proxy65_port": placement.proxy65_port,
-    }
-    row = EdgeRoute.objects.filter(instance=instance).first()
-    if row is not None and all(getattr(row, k) == v for k, v in wanted.items()):
-        return row
-    with transaction.atomic():
-        hold(lease)
-        row, _ = EdgeRoute.objects.update_or_create(instance=instance, defaults={**wanted, "routed_at": None})
-    return row
+@transaction.atomic
+def set_addresses(*, node: Node, addresses: Sequence[str], reason: str, principal: Principal = SYSTEM) -> bool:
+    """Say where the world finds the node from now on; False if that was said already.
+
+    All that named an address which is gone names the new one of its family: the address that ansible uses, where the
+    edge listens, coturn's addresses. The node and the instances that it leads to are looked at again. ``node`` is
+    changed along.
+    """
+    row = Node.objects.select_for_update().get(pk=node.pk)
+    wanted = list(dict.fromkeys(str(ipaddress.ip_address(one)) for one in addresses))
+    if row.public_addresses == wanted:
+        return False
+    before = list(row.public_addresses)
+    for name, value in renamed(row, replaced(before, wanted)).items():
+        setattr(row, name, value)
+        setattr(node, name, value)
+    row.public_addresses = node.public_addresses = wanted
+    row.save(update_fields=["public_addresses", "address", "variables"])
+    was, now = ", ".join(before) or "none", ", ".join(wanted) or "none"
+    audit.record(
+        principal=principal,
+        action="node.set-addresses",
+        kind="Node",
+        object_id=row.name,
+        summary=f"{row.name} is found at {now}",
+        data={"before": before, "now": wanted, "reason": reason},
+    )
+    history.record("Node", row.name, "AddressesChanged", message=f"{now} instead of {was}. {reason}")
+    watch.touch("Node", row.name)
+    touch_led(row)
+    return True
 
 
-def has_route(instance: Instance) -> bool:
-    """True if the edge may still lead to the instance."""
-    return EdgeRoute.objects.filter(instance=instance).exists()
+def replaced(before: Sequence[str], now: Sequence[str]) -> dict[str, str]:
+    """Address that is gone -> the one that takes its place; those without one of their family are left out."""
+    found = {}
+    for version in (4, 6):
+        gone = [one for one in before if one not in now and ipaddress.ip_address(one).version == version]
+        new = [one for one in now if one not in before and ipaddress.ip_address(one).version == version]
+        if new:
+            found.update({one: new[min(i, len(new) - 1)] for i, one in enumerate(gone)})
+    return found
 
 
-def is_routed(row: EdgeRoute) -> bool:
-    """True if the edge routes all names and the proxy65 port as the row says, at this moment."""
-    routes, address = wiring.edge_driver().lookup([DomainName(h) for h in row.hosts], row.proxy65_port)
-    backend = Backend(row.address, row.base_port)
-    return address == row.address and all(routes.get(host) == backend for host in row.hosts)
+def renamed(node: Node, by: Mapping[str, str]) -> dict[str, Any]:
+    """``address`` and ``variables`` of the row with each of these addresses replaced."""
+    variables = {name: _renamed(value, by) if name in _NAMING else value for name, value in node.variables.items()}
+    return {"address": by.get(node.address, node.address), "variables": variables}
 
 
-def publish_route(row: EdgeRoute) -> None:
-    """Write the row into the edge; safe to run twice."""
-    driver = wiring.edge_driver()
-    driver.set_routes([DomainName(h) for h in row.hosts], Backend(row.address, row.base_port))
-    driver.set_tcp_port(row.proxy65_port, row.address)
-    EdgeRoute.objects.filter(pk=row.pk).update(routed_at=timezone.now())
-
-
-def remove_route(instance: Instance) -> None:
-    """Take the instance out of the edge, then the row away. Connections that are open end with the process."""
-    row = EdgeRoute.objects.filter(instance=instance).first()
-    if row is None:
-        return
-    driver = wiring.edge_driver()
-    driver.delete_routes([DomainName(h) for h in row.hosts])
-    driver.delete_tcp_port(row.proxy65_port)
-    row.delete()
+def _renamed(value: Any, by: Mapping[str, str]) -> Any:
+    """Whole words only: 192.0.2.1 is no part of 192.0.2.10."""
+    if isinstance(value, list):
+        return [_renamed(one, by) for one in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"[0-9A-Fa-f:.]+", lambda found: by.get(found[0], found[0]), value)

@@ -59,10 +59,14 @@ def split_resolver(resolver: str) -> tuple[str, int]:
 class Lookup:
     """Look-ups through one resolver ("address" or "address@port"; None: the system's), cached while it lives.
 
-    ``timeout_s`` bounds each question with all of its retries.
+    ``timeout_s`` bounds each question with all of its retries. ``left_out``: addresses that are not given where a
+    name has others, because whoever asks knows that nobody is there now.
     """
 
-    def __init__(self, resolver: str | None = None, *, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, resolver: str | None = None, *, timeout_s: float = 5.0, left_out: frozenset[str] = frozenset()
+    ) -> None:
+        self._left_out = left_out
         self._shown = resolver or "the system's resolver"
         self._resolver = dns.asyncresolver.Resolver(configure=resolver is None)
         if resolver is not None:
@@ -106,7 +110,8 @@ class Lookup:
     async def addresses(self, host: str) -> tuple[str, ...]:
         """IPv4 addresses, then IPv6 ones."""
         v4, v6 = await asyncio.gather(self._ask(host, "A"), self._ask(host, "AAAA"))
-        return tuple(sorted(str(r) for r in v4)) + tuple(sorted(str(r) for r in v6))
+        found = tuple(sorted(str(r) for r in v4)) + tuple(sorted(str(r) for r in v6))
+        return tuple(address for address in found if address not in self._left_out) or found
 
     async def endpoints(self, domain: str, services: Sequence[str]) -> tuple[Endpoint, ...]:
         """All there is to dial for these services, in RFC 2782 order over their union (XEP-0368 §3).

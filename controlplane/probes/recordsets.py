@@ -45,7 +45,7 @@ def at_resolver(resolver: str | None, keys: Iterable[Key]) -> dict[Key, RecordSe
 
     A CNAME is not followed. Raises ``Unavailable``.
     """
-    return _exact(_resolver(resolver), list(dict.fromkeys(keys)), authoritative=False)
+    return _exact(system_resolver(resolver), list(dict.fromkeys(keys)), authoritative=False)
 
 
 def addresses(resolver: str | None, names: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -53,7 +53,7 @@ def addresses(resolver: str | None, names: Iterable[str]) -> dict[str, frozenset
     unique = list(dict.fromkeys(names))
     keys = [(name, type) for name in unique for type in ("A", "AAAA")]
     found: dict[str, set[str]] = {name: set() for name in unique}
-    for (name, type), answer in _ask_all(_resolver(resolver), keys, authoritative=False).items():
+    for (name, type), answer in _ask_all(system_resolver(resolver), keys, authoritative=False).items():
         wanted = dns.rdatatype.from_text(type)
         for rrset in answer.answer:
             if rrset.rdtype == wanted:
@@ -63,7 +63,7 @@ def addresses(resolver: str | None, names: Iterable[str]) -> dict[str, frozenset
 
 def nameservers(zone: str, resolver: str | None) -> tuple[Server, ...]:
     """Addresses of the zone's name servers, by its NS records. Raises ``Unavailable`` if there are none."""
-    answers = _ask_all(_resolver(resolver), [(zone, "NS")], authoritative=False)
+    answers = _ask_all(system_resolver(resolver), [(zone, "NS")], authoritative=False)
     hosts = sorted(
         rdata.target.to_text(omit_final_dot=True)
         for rrset in answers[zone, "NS"].answer
@@ -138,7 +138,8 @@ async def _ask(server: Server, key: Key, *, authoritative: bool) -> dns.message.
     return answer
 
 
-def _resolver(resolver: str | None) -> Server:
+def system_resolver(resolver: str | None) -> Server:
+    """(address, port) of this resolver ("address", "address@port"); None: of the system's first. ``Unavailable``."""
     if resolver is None:
         for address in dns.resolver.get_default_resolver().nameservers:
             text = str(address)

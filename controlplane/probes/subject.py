@@ -24,7 +24,8 @@ class WalkSubject:
     serve; None for any that is trusted. ``turn``: whether the server has to announce a TURN service.
     ``peer``: the domain to ping over s2s, None for no such step. ``web``: whether the domain's own address has
     to be the server's, with host-meta at it; None: only if DNS leads there, since a customer's web site may
-    have it; False: never. ``timeout_s``: for the whole walk.
+    have it; False: never. ``timeout_s``: for the whole walk. ``left_out``: addresses of edges that are known to be
+    away: clients pass them over (RFC 2782), and so does the walk while a name has others.
     """
 
     domain: DomainName
@@ -39,6 +40,7 @@ class WalkSubject:
     https_port: int = 443
     timeout_s: float = 30.0
     web: bool | None = None
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -62,7 +64,7 @@ class Journey:
         """Raises ``InvalidInput`` for trust roots that cannot be read."""
         return cls(
             subject,
-            Lookup(subject.resolver, timeout_s=min(STEP_TIMEOUT_S, subject.timeout_s)),
+            Lookup(subject.resolver, timeout_s=min(STEP_TIMEOUT_S, subject.timeout_s), left_out=subject.left_out),
             trust.roots_text(subject.trust_roots),
         )
 

@@ -12,10 +12,12 @@ from controlplane.probes import trust
 from controlplane.probes.c2s import EXTDISCO
 from controlplane.probes.client import ProbeClient, q
 from controlplane.probes.lookup import Endpoint
+from controlplane.probes.quick import turn_answers
 from controlplane.probes.relay import Address, Refused, Relay, round_trip
 from controlplane.probes.report import Failed, Finding, Skipped
 from controlplane.probes.streams import RawStream
 from controlplane.probes.subject import STEP_TIMEOUT_S, Journey
+from controlplane.values.errors import Unavailable
 from controlplane.values.secret import Secret
 
 Service = Mapping[str, str]
@@ -45,7 +47,20 @@ async def turn(journey: Journey) -> Finding:
             403: "Let the relay reach its own address, or allow loopback peers in a lab.",
             486: "Raise the tenant's quota, or find out who uses it up.",
         }
-        raise Failed(error.message, remedy=hint.get(error.code, ""), details=_shown(service)) from None
+        cause = {401: "TurnWrongSecret", 403: "RelayClosed"}.get(error.code, "TurnRefused")
+        details = {**_shown(service), "cause": cause}
+        raise Failed(error.message, remedy=hint.get(error.code, ""), details=details) from None
+    except Unavailable as error:
+        # It may be gone, or only its relay ports may be closed: the question that needs no relay tells.
+        answers = await turn_answers(*server)
+        cause = "RelayClosed" if answers else "TurnUnreachable"
+        raise Failed(
+            f"{error.message} It answers to a binding request, so its relay ports are closed."
+            if answers
+            else error.message,
+            remedy="Open the relay's range of UDP ports." if answers else "Start it, or open its port.",
+            details={**_shown(service), "cause": cause},
+        ) from None
     await _refuses_others(server, user)
     for secure in (s for s in services if s.get("type") == "turns"):
         await _serves_tls(journey, secure)

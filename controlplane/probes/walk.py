@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from controlplane.probes.c2s import archive, disco, login
+from controlplane.probes.clock import clock
 from controlplane.probes.muc import muc
 from controlplane.probes.report import Blocked, Failed, Finding, Skipped, StepResult, WalkReport
 from controlplane.probes.resolve import resolve
@@ -23,7 +24,7 @@ from controlplane.probes.upload import upload
 from controlplane.probes.web import host_meta
 from controlplane.values.errors import RoostError
 
-__all__ = ["STEPS", "WalkReport", "WalkSubject", "walk"]
+__all__ = ["STEPS", "WalkReport", "WalkSubject", "walk", "walk_along"]
 
 Step = Callable[[Journey], Awaitable[Finding]]
 
@@ -37,11 +38,12 @@ STEPS: dict[str, Step] = {
     "upload": upload,
     "muc": muc,
     "turn": turn,
+    "clock": clock,
     "host-meta": host_meta,
     "s2s": s2s,
 }
 #: First these one after the other; then each of the second row; host-meta beside all that follows tls.
-_FIRST, _SESSION, _INSIDE = ("resolve", "tls"), ("login", "disco"), ("archive", "upload", "muc", "turn", "s2s")
+_FIRST, _SESSION, _INSIDE = ("resolve", "tls"), ("login", "disco"), ("archive", "upload", "muc", "turn", "clock", "s2s")
 _CLOSING_S = 2.0  # kept of the time for taking leave properly
 
 
@@ -50,9 +52,14 @@ def walk(subject: WalkSubject) -> WalkReport:
 
     A failing server is a report and never an exception. Raises ``InvalidInput`` for trust roots that cannot be read.
     """
+    return asyncio.run(walk_along(subject))
+
+
+async def walk_along(subject: WalkSubject) -> WalkReport:
+    """The same within an event loop, beside others; ``cpu_s`` counts those, too."""
     journey = Journey.of(subject)
     start, cpu = time.monotonic(), time.thread_time()
-    steps = asyncio.run(_walk(journey))
+    steps = await _walk(journey)
     return WalkReport(steps, time.monotonic() - start, time.thread_time() - cpu)
 
 

@@ -43,7 +43,7 @@ def create_account(
     generated = None if password is not None else _generate()
     chosen = password if password is not None else generated
     assert chosen is not None
-    _check_password(chosen)
+    check_password(chosen)
     control = control_of(instance)
     accounts = control.list_accounts()
     if any(account.local == local for account in accounts):
@@ -67,7 +67,7 @@ def set_password(*, instance: Instance, username: str, password: Secret | None, 
     generated = None if password is not None else _generate()
     chosen = password if password is not None else generated
     assert chosen is not None
-    _check_password(chosen)
+    check_password(chosen)
     control = control_of(instance)
     _require(control, local)
     control.set_password(local, chosen)
@@ -120,8 +120,9 @@ def _generate() -> Secret:
     return Secret(secrets.token_urlsafe(15))
 
 
-def _check_password(password: Secret) -> None:
-    """SASLprep (RFC 4013) would refuse controls; engines differ, so they are refused here."""
+def check_password(password: Secret) -> None:
+    """``InvalidInput`` for one that is too short or too long, or has controls: SASLprep (RFC 4013) would refuse those,
+    engines differ, so they are refused here."""
     text = password.reveal()
     if not MIN_PASSWORD <= len(text) <= MAX_PASSWORD:
         raise InvalidInput("password", f"The password needs {MIN_PASSWORD} to {MAX_PASSWORD} characters.")

@@ -10,5 +10,6 @@ class ProvisioningConfig(AppConfig):
         from controlplane.reconcile import watch
 
         watch.register("Instance", "controlplane.provisioning.instance.reconcile")
-        watch.register("Node", "controlplane.provisioning.node.reconcile", lease_s=180)
+        watch.register("Node", "controlplane.provisioning.nodes.passes.reconcile", lease_s=180)
+        watch.register("Rollout", "controlplane.provisioning.rollout.reconcile")
         watch.watch("Certificate", lambda key: [("Instance", key)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controlplane.drivers.engine.base import EngineControl
 from controlplane.provisioning.subject import Subject
-from controlplane.values.errors import Unavailable
+from controlplane.values.errors import Rejected, Unavailable
 from tenants.models import Instance
 
 
@@ -19,4 +19,16 @@ def control_of(instance: Instance) -> EngineControl:
         raise Unavailable(
             f"The server of {subject.domain} does not run yet.", remedy="Wait for the condition ServerRunning."
         )
-    return subject.control
+    if subject.node_is_away:
+        raise Unavailable(
+            f"The machine of {subject.domain} is not reached at the moment.",
+            remedy="Try again later; it is looked at by itself.",
+        )
+    try:
+        return subject.control
+    except Rejected as error:
+        # Who asks for accounts is a tenant: what is wrong with the machine is its operator's affair.
+        raise Unavailable(
+            f"The machine of {subject.domain} cannot be commanded at the moment.",
+            remedy="Its operator is told why.",
+        ) from error

@@ -23,25 +23,27 @@ log = logging.getLogger(__name__)
 
 def reconcile(lease: Lease) -> Next | None:
     """Compare and act, once. None: the instance is gone."""
-    instance = Instance.objects.whole().filter(key=lease.object_id).first()
-    if instance is None:
+    subject = Subject.load(lease.object_id)
+    if subject is None:
         leases.forget(lease.kind, lease.object_id)
         return None
-    subject = Subject(instance)
+    instance = subject.instance
     if instance.deletion_due:
         return _terminate(subject, lease)
     steps = order.RUNNING if instance.should_run else order.STOPPED
     result = Pass(steps, subject, lease).forward()
     ready = _ready(subject, result)
-    before = conditions.of(lease.kind, lease.object_id).get("Ready")
+    known = subject.conditions[lease.kind]
+    was_ready = "Ready" in known and known["Ready"].status == "True"
     conditions.write(
         lease,
         [*result.findings, ready],
         generation=instance.generation,
         scope=instance.organisation.slug,
         order=order.CONDITIONS,
+        known=known,
     )
-    if ready.status == "True" and (before is None or before.status != "True"):
+    if ready.status == "True" and not was_ready:
         log.info("%s is Ready", instance)
         _tell_the_lonely(instance)
     after_s = result.next_s
@@ -70,9 +72,10 @@ def _ready(subject: Subject, result: PassResult) -> Finding:
 
 def _tell_the_lonely(instance: Instance) -> None:
     """Now that there is somebody to talk with, walks that lacked a peer are made again."""
-    with transaction.atomic():
-        for key in lonely(instance):
-            watch.touch("Instance", key)
+    keys = lonely(instance)
+    if keys:
+        with transaction.atomic():
+            watch.touch_all("Instance", keys)
 
 
 def _terminate(subject: Subject, lease: Lease) -> Next | None:
@@ -81,8 +84,7 @@ def _terminate(subject: Subject, lease: Lease) -> Next | None:
     run = Pass(order.RUNNING, subject, lease)
     gone = run.backward()
     if gone:
-        with transaction.atomic():
-            leases.hold(lease)
+        with leases.holding(lease):
             tenants.finish_deletion(instance=instance)
             leases.forget(lease.kind, lease.object_id)
         log.info("%s is gone", instance)

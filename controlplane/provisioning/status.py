@@ -8,9 +8,8 @@ import hmac
 import time
 from typing import Any
 
-from django.conf import settings
-
 from controlplane.certificates import services as certificates
+from controlplane.fleet import routes
 from controlplane.fleet.models import Placement
 from controlplane.provisioning import order
 from controlplane.provisioning.engines import control_of
@@ -65,8 +64,15 @@ def instance_status(instance: Instance) -> dict[str, Any]:
         "conditions": found,
         "node": placement.node.name if placement else None,
         "placement": placement.explanation if placement else "",
-        "addresses": settings.ROOST["EDGE_ADDRESSES"],
+        "addresses": _addresses(placement),
     }
+
+
+def _addresses(placement: Placement | None) -> list[str]:
+    """Where DNS leads its clients."""
+    if placement is None:
+        return []
+    return list(routes.addresses_of(routes.edges_of(placement.node), routes.rows_of(placement.instance)))
 
 
 def _summary(instance: Instance, found: list[dict[str, Any]], *, ready: bool) -> str:

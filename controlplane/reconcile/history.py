@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db import connection
@@ -12,16 +13,29 @@ from django.db.models.expressions import RawSQL
 from controlplane.reconcile.models import Event
 from controlplane.values.errors import InvalidInput
 
-_INSERT = """
-INSERT INTO reconcile_event (at, txid, kind, object_id, scope, type, reason, message)
-VALUES (clock_timestamp(), pg_current_xact_id()::text::bigint, %s, %s, %s, %s, %s, %s)
-"""
+_INSERT = "INSERT INTO reconcile_event (at, txid, kind, object_id, scope, type, reason, message) VALUES "
+_VALUES = "(clock_timestamp(), pg_current_xact_id()::text::bigint, %s, %s, %s, %s, %s, %s)"
 
 
 def record(kind: str, object_id: str, type: str, *, scope: str = "", reason: str = "", message: str = "") -> None:
     """Append one event; visible to followers after the transaction's commit."""
+    record_all(kind, object_id, [(type, reason, message)], scope=scope)
+
+
+def record_all(kind: str, object_id: str, events: Sequence[tuple[str, str, str]], *, scope: str = "") -> None:
+    """Append several of one resource, (type, reason, message) each, in this order."""
+    if not events:
+        return
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, [kind, object_id, scope, type, reason, message])
+        cursor.execute(*insert(kind, object_id, events, scope=scope))
+
+
+def insert(
+    kind: str, object_id: str, events: Sequence[tuple[str, str, str]], *, scope: str = ""
+) -> tuple[str, list[str]]:
+    """The statement of ``record_all`` and its parameters, for whoever sends it with others."""
+    values = [value for event in events for value in (kind, object_id, scope, *event)]
+    return _INSERT + ", ".join([_VALUES] * len(events)), values
 
 
 @dataclass(frozen=True, slots=True)

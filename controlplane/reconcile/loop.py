@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
+from controlplane import logs, observing
 from controlplane.reconcile import lease as leases
 from controlplane.reconcile import watch
 from controlplane.reconcile.lease import Lease, LeaseLost
@@ -59,30 +60,37 @@ def run_one(queues: Sequence[str], *, lease_s: float = leases.LEASE_S) -> bool:
     """Claim one due resource and run its pass. False if nothing was due."""
     claimed = leases.claim(queues, holder=holder(), lease_s=lease_s)
     for lease in claimed:
-        _run(lease)
+        named = {"request": lease.origin} if lease.origin else {}
+        with (
+            logs.bound(kind=lease.kind, object=lease.object_id, fence=str(lease.fence), **named),
+            observing.timed("reconcile.pass", kind=lease.kind, queue=lease.queue) as said,
+        ):
+            said["outcome"] = _run(lease)
     return bool(claimed)
 
 
-def _run(lease: Lease) -> None:
+def _run(lease: Lease) -> str:
+    """One pass; in a word, how it ended."""
     kind = watch.kind(lease.kind)
     if kind is None:
         log.error("nobody reconciles %s", lease.kind)
         leases.release(lease, after_s=60, attempts=lease.attempts + 1)
-        return
+        return "unknown"
     try:
         if kind.lease_s != leases.LEASE_S:
             leases.renew(lease, lease_s=kind.lease_s)
         outcome = kind.reconcile(lease)
     except LeaseLost as lost:
         log.warning("%s", lost)
-        return
+        return "lost"
     except Exception:
         log.exception("%s %s: the pass itself failed", lease.kind, lease.object_id)
         _release(lease, after_s=backoff_s(lease.attempts), attempts=lease.attempts + 1)
-        return
+        return "error"
     if outcome is None:  # the resource is gone, and its row with it
-        return
+        return "gone"
     _release(lease, after_s=outcome.after_s, attempts=lease.attempts + 1 if outcome.failed else 0)
+    return "failed" if outcome.failed else "done"
 
 
 def _release(lease: Lease, *, after_s: float, attempts: int) -> None:

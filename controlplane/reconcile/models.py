@@ -22,6 +22,9 @@ class WorkItem(models.Model):
     fence = models.BigIntegerField(default=0)
     nudged = models.BooleanField(default=False)
     attempts = models.PositiveIntegerField(default=0, help_text="passes in a row that ended with an error")
+    origin = models.CharField(
+        max_length=64, default="", db_default="", help_text="the request that it was touched by, for the logs"
+    )
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["kind", "object_id"], name="one_item_per_resource")]

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from django.conf import settings
 
+from controlplane import observing
 from controlplane.reconcile import faults
 from controlplane.reconcile.lease import Lease, LeaseLost
 from controlplane.values.errors import Conflict, Rejected, Unavailable
@@ -87,7 +88,10 @@ class Pass(Generic[Subject]):
                     Finding(step.condition, "Unknown", "Waiting", f"Waits for {', '.join(unmet)}.")
                 )
                 continue
-            self._note(step.condition, self._try(step))
+            with observing.timed("reconcile.step", kind=self.lease.kind, step=step.condition) as said:
+                outcome = self._try(step)
+                said.update(outcome=type(outcome).__name__.lower(), reason=outcome.reason)
+            self._note(step.condition, outcome)
         return self.result
 
     def backward(self) -> bool:

@@ -5,8 +5,9 @@ Upper floors register here when Django starts; this room only calls what was reg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.utils.module_loading import import_string
 
@@ -66,8 +67,17 @@ def touch(name: str, object_id: str | int, *, after_s: float = 0.0) -> None:
     leases.touch(name, str(object_id), _queues[name], after_s=after_s)
 
 
-def changed(name: str, object_id: str | int) -> None:
-    """Touch everyone who watches this resource."""
-    for watchers_of in _watchers.get(name, []):
-        for target_kind, target_id in watchers_of(str(object_id)):
-            touch(target_kind, target_id)
+def touch_all(name: str, object_ids: Sequence[str], *, spread_s: float = 0.0) -> None:
+    """Make many due, over ``spread_s`` seconds; see ``lease.touch_all``."""
+    leases.touch_all(name, object_ids, _queues[name], spread_s=spread_s)
+
+
+def touch_now(name: str, object_ids: Iterable[str]) -> None:
+    """Make these due at once in one statement; see ``lease.touch_now``."""
+    leases.touch_now((name, object_id, _queues[name]) for object_id in object_ids)
+
+
+def changed(name: str, object_id: str | int, *, along_with: Sequence[tuple[str, Sequence[Any]]] = ()) -> None:
+    """Touch everyone who watches this resource, in one statement; ``along_with``: as ``lease.touch_now`` takes it."""
+    targets = [target for watchers_of in _watchers.get(name, []) for target in watchers_of(str(object_id))]
+    leases.touch_now([(kind, id, _queues[kind]) for kind, id in targets], along_with=along_with)

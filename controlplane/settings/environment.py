@@ -7,10 +7,12 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
 _MISSING = object()
+_MAIL_PORTS = {"smtp": 587, "smtps": 465, "smtp+plain": 25}
 
 
 def text(name: str, default: Any = _MISSING) -> str:
@@ -40,6 +42,14 @@ def flag(name: str, default: bool) -> bool:
     if value not in {"0", "1", "true", "false", "yes", "no"}:
         raise ImproperlyConfigured(f"{name} has to be 1 or 0, not {value!r}.")
     return value in {"1", "true", "yes"}
+
+
+def choice(name: str, known: tuple[str, ...]) -> str:
+    """One of ``known``; the first of them if it is not set."""
+    value = text(name, known[0])
+    if value not in known:
+        raise ImproperlyConfigured(f"{name} has to be one of {', '.join(known)}, not {value!r}.")
+    return value
 
 
 def words(name: str, default: str = "") -> list[str]:
@@ -85,6 +95,53 @@ def database(name: str) -> dict[str, Any]:
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
     }
+
+
+def mail(name: str) -> dict[str, Any]:
+    """``smtp://USER:PASSWORD@HOST:PORT`` (STARTTLS), ``smtps://…`` (TLS at once) or ``smtp+plain://…`` (neither)."""
+    value = text(name, "")
+    if not value:
+        return {}
+    parts = urlsplit(value)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: the port has to be a number.") from error
+    if parts.scheme not in _MAIL_PORTS or not parts.hostname:
+        raise ImproperlyConfigured(f"{name} has to be smtp://, smtps:// or smtp+plain:// with a host.")
+    return {
+        "HOST": parts.hostname,
+        "PORT": port or _MAIL_PORTS[parts.scheme],
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "TLS": parts.scheme == "smtp",
+        "SSL": parts.scheme == "smtps",
+    }
+
+
+def providers(name: str) -> list[dict[str, Any]]:
+    """OpenID Connect providers, a JSON list of ``{"id", "name", "server_url", "client_id", "secret"}``, for allauth."""
+    wanted = {"id", "name", "server_url", "client_id", "secret"}
+    try:
+        rows = json.loads(text(name, "[]"))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name} has to be a JSON list.") from error
+    found = []
+    given: list[Any] = rows if isinstance(rows, list) else [None]
+    for row in given:
+        fits = isinstance(row, dict) and set(row) == wanted and all(isinstance(v, str) and v for v in row.values())
+        if not fits or not row["id"].replace("-", "").isalnum():
+            raise ImproperlyConfigured(f"{name} has to be a JSON list of objects with {', '.join(sorted(wanted))}.")
+        found.append(
+            {
+                "provider_id": row["id"],
+                "name": row["name"],
+                "client_id": row["client_id"],
+                "secret": row["secret"],
+                "settings": {"server_url": row["server_url"], "oauth_pkce_enabled": True},
+            }
+        )
+    return found
 
 
 def key_lines(name: str) -> list[str]:

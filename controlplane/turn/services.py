@@ -6,11 +6,10 @@ import datetime
 import secrets
 
 from django.conf import settings
-from django.db import transaction
 from django.utils import timezone
 
 from controlplane import vault, wiring
-from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.lease import Lease, holding
 from controlplane.turn.models import TurnCredential
 from controlplane.values.names import DomainName
 from controlplane.values.secret import Secret
@@ -29,16 +28,16 @@ def _new_secret(instance: Instance) -> str:
     return vault.seal(_context(instance), Secret(secrets.token_urlsafe(32)))
 
 
-def ensure_credential(instance: Instance, lease: Lease) -> TurnCredential:
-    """The row with a secret for the wanted rotation; makes or rotates it if needed."""
-    # A look without the lease first: in most passes nothing differs, and nothing is locked.
-    credential = TurnCredential.objects.filter(instance=instance).first()
-    if credential is not None and (credential.rotation == instance.rotate_turn or credential.previous_sealed):
-        credential.instance = instance
-        return credential
-    with transaction.atomic():
-        hold(lease)
-        credential = TurnCredential.objects.filter(instance=instance).first()
+def ensure_credential(instance: Instance, lease: Lease, known: TurnCredential | None) -> TurnCredential:
+    """The row with a secret for the wanted rotation; makes or rotates it if needed.
+
+    ``known``: the row as it was read under this lease, None if there is none: in most passes nothing differs.
+    """
+    if known is not None and (known.rotation == instance.rotate_turn or known.previous_sealed):
+        known.instance = instance
+        return known
+    with holding(lease):
+        credential = TurnCredential.objects.filter(instance=instance).first() if known is not None else None
         if credential is None:
             return TurnCredential.objects.create(
                 instance=instance, secret_sealed=_new_secret(instance), rotation=instance.rotate_turn
@@ -120,12 +119,18 @@ def reveal_secret(instance: Instance) -> Secret | None:
     return None if credential is None else vault.unseal(_context(instance), credential.secret_sealed)
 
 
-def announcement(instance: Instance) -> Turn | None:
-    """What the instance's engine announces by XEP-0215; None without a TURN service or before the secret."""
+def announcement(instance: Instance, credential: TurnCredential | None = None) -> Turn | None:
+    """What the instance's engine announces by XEP-0215; None without a TURN service or before the secret.
+
+    ``credential``: for whoever has read it.
+    """
     conf = settings.ROOST
-    secret = reveal_secret(instance)
-    if secret is None or not conf["TURN_HOST"]:
+    if not conf["TURN_HOST"]:
         return None
+    credential = credential or TurnCredential.objects.filter(instance=instance).first()
+    if credential is None:
+        return None
+    secret = vault.unseal(_context(instance), credential.secret_sealed)
     return Turn(
         host=DomainName.parse(conf["TURN_HOST"], field="ROOST_TURN_HOST"),
         port=conf["TURN_PORT"],

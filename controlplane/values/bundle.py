@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
 
 RUNNING, STOPPED, ABSENT = "running", "stopped", "absent"
 
@@ -70,11 +70,32 @@ STANDARD_DIRS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Adoption:
+    """Before its next start the instance takes the data of another one on the same node, which does not run any more.
+
+    ``id``: names it, once for all; one that was done is not done again. ``key``, ``user``, ``root``: whose data.
+    What the instance had until then is kept beside, in ``before-<id>`` below its root.
+    """
+
+    id: str
+    key: str
+    user: str
+    root: str
+
+    #: What is taken over: everything that an engine keeps.
+    PATHS: ClassVar[tuple[str, ...]] = ("data", "uploads")
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """Everything the node needs to make one instance what it should be.
 
     ``user``: unix user and group of the tenant, made and removed with it. ``root``: absolute directory.
     ``control_group``: the unix group that may enter ``run``. ``state``: running, stopped or absent.
+    ``restart``: a process that runs is to be begun anew although nothing else changed, since its program did.
+    ``hangs``: it is not waited for until it ends by itself then, since it does not answer. Both are no part of the
+    digest, for they are wishes and no state. ``adopt``: whose data it takes over. ``kept``: the one adoption whose
+    ``before-<id>`` stays; those of others go.
     """
 
     key: str
@@ -85,15 +106,26 @@ class Bundle:
     files: tuple[ManagedFile, ...] = ()
     dirs: tuple[ManagedDir, ...] = STANDARD_DIRS
     state: str = RUNNING
+    restart: bool = False
+    hangs: bool = False
+    adopt: Adoption | None = None
+    kept: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """JSON shape for the converge module; file contents in base64."""
-        return {
+        """JSON shape for the converge module; file contents in base64. What is not wanted of late additions is left
+        out, so that a release that knows more changes no digest.
+        """
+        late: dict[str, Any] = {"kept": self.kept} if self.kept else {}
+        if self.adopt is not None:
+            late["adopt"] = {**asdict(self.adopt), "paths": list(Adoption.PATHS)}
+        return late | {
             "key": self.key,
             "user": self.user,
             "root": self.root,
             "control_group": self.control_group,
             "state": self.state,
+            "restart": self.restart,
+            "hangs": self.hangs,
             "dirs": [{"path": d.path, "mode": d.mode, "owner": d.owner, "group": d.group} for d in self.dirs],
             "files": [
                 {
@@ -118,5 +150,6 @@ class Bundle:
         }
 
     def digest(self) -> str:
-        """SHA-256 over everything in it, hexadecimal."""
-        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 over everything in it but ``restart`` and ``hangs``, hexadecimal."""
+        content = {name: value for name, value in self.as_json().items() if name not in ("restart", "hangs")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -161,6 +161,9 @@ class InstanceSpec:
     resolver: str | None = None  # "address" or "address@port"; None: the node's own
     edge_addresses: tuple[str, ...] = ()  # who may send a PROXY header
     public_https_port: int = 443
+    outage_url: str = ""  # where clients read of outages (XEP-0455), never on this server; empty: not announced
+    publish_links: bool = False  # tells everybody which servers it talks with (XEP-0485)
+    isolated: bool = False  # talks to no other server and offers no proxy for files: a copy that nobody is to notice
     labels: dict[str, str] = field(default_factory=dict)
 
     @property

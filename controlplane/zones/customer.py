@@ -5,7 +5,7 @@ What is published may differ from what was asked and still do: addresses instead
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from django.utils import timezone
@@ -27,14 +27,17 @@ class Verdict:
     harmful: bool = False
 
 
-def check(instance: Instance) -> None:
-    """Compare each of the customer's record sets and note the result. Raises ``Unavailable``."""
+def check(instance: Instance, edge_addresses: Sequence[str]) -> None:
+    """Compare each of the customer's record sets and note the result. Raises ``Unavailable``.
+
+    ``edge_addresses``: where names that need not be a CNAME may lead instead.
+    """
     rows = list(instance.dns_records.filter(publisher=plan.CUSTOMER, wanted=True))
     if not rows:
         return
     seen = recordsets.at_resolver(wiring.resolver(), [row.key for row in rows])
     places = [row.name for row in rows if row.type == "CNAME" and row.key not in seen]
-    edge = frozenset(wiring.edge_addresses())
+    edge = frozenset(edge_addresses)
     led = recordsets.addresses(wiring.resolver(), places)
     for row in rows:
         _note(row, judge(row.record_set(), seen.get(row.key), led.get(row.name, frozenset()), edge), seen)

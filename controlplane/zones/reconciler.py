@@ -13,8 +13,7 @@ import random
 from collections.abc import Sequence
 
 from django.conf import settings
-from django.db import transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import Count, F, Q, QuerySet
 from django.utils import timezone
 
 from controlplane import wiring
@@ -22,12 +21,13 @@ from controlplane.drivers.dns.base import DnsDriver
 from controlplane.probes import recordsets
 from controlplane.reconcile import conditions, faults, watch
 from controlplane.reconcile import lease as leases
-from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.lease import Lease, holding
 from controlplane.reconcile.step import Finding, backoff_s
 from controlplane.reconcile.watch import Next
 from controlplane.values.errors import Conflict, Rejected, RoostError, Unavailable
 from controlplane.values.names import DomainName
 from controlplane.values.records import RecordSet
+from controlplane.zones import writing
 from controlplane.zones.decide import Verdict, decide, keys_to_read
 from controlplane.zones.models import DnsRecord, Zone
 
@@ -82,8 +82,7 @@ def _resync_due(zone: Zone) -> bool:
 
 def _begin_resync(zone: Zone, lease: Lease) -> datetime.datetime:
     now = timezone.now()
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         Zone.objects.filter(pk=zone.pk).update(resync_from=now)
     return now
 
@@ -98,8 +97,7 @@ def _end_resync(zone: Zone, since: datetime.datetime, lease: Lease) -> bool:
     """True if nothing is left to compare; that is noted unless somebody asked for another round meanwhile."""
     if _remaining(zone, since).exists():
         return False
-    with transaction.atomic():
-        hold(lease)
+    with holding(lease):
         Zone.objects.filter(pk=zone.pk, resync_from=since).update(checked_at=since, resync_from=None)
     return True
 
@@ -141,14 +139,8 @@ def _by_hand(verdict: Verdict) -> Verdict:
 
 def _note_attempts(due: Sequence[Verdict], lease: Lease) -> None:
     """Intent before the outside: after a crash the next pass knows its own work by this."""
-    with transaction.atomic():
-        hold(lease)
-        for verdict in due:
-            change, mine = verdict.change, DnsRecord.objects.filter(pk=verdict.row.pk)
-            if change is not None and change.action == "create":
-                mine.update(attempted=sorted(change.record_set.rdatas), created_by_us=False)
-            elif not verdict.row.created_by_us:  # known by its data only, which is about to change
-                mine.update(created_by_us=True)
+    with holding(lease):
+        writing.note_attempts(due)
 
 
 def _apply(driver: DnsDriver, zone: DomainName, due: Sequence[Verdict]) -> None:
@@ -203,45 +195,24 @@ def _compare(verdict: Verdict, there: RecordSet | None, server: str) -> None:
 
 def _store(verdicts: Sequence[Verdict], lease: Lease) -> None:
     """Write what was found, each row only if it is still the revision that was looked at."""
-    now, moved, same = timezone.now(), set(), []
-    with transaction.atomic():
-        hold(lease)
-        for verdict in verdicts:
-            row = verdict.row
-            mine = DnsRecord.objects.filter(pk=row.pk, revision=row.revision)
-            if verdict.gone:
-                moved |= {row.instance.key} if mine.delete()[0] else set()
-                continue
-            found = {
-                "published": row.wanted and not verdict.problem,
-                "conflict": verdict.conflict,
-                "problem": verdict.problem,
-                "seen": verdict.seen,
-                "created_by_us": verdict.owned,
-            }
-            if any(getattr(row, name) != value for name, value in found.items()):
-                written = mine.update(**found, checked_at=now)
-                if written == 0:
-                    # Wanted otherwise meanwhile; whose it is stays true, and the next pass is due already.
-                    DnsRecord.objects.filter(pk=row.pk).update(created_by_us=verdict.owned)
-                moved.add(row.instance.key)
-            else:
-                same.append(row.pk)
-        for start in range(0, len(same), QUESTIONS):  # in few statements: nearly all are as they were
-            DnsRecord.objects.filter(pk__in=same[start : start + QUESTIONS]).update(checked_at=now)
-        for key in sorted(moved):
-            watch.touch("Instance", key)
+    if not verdicts:
+        return
+    with holding(lease):
+        watch.touch_now("Instance", writing.store(verdicts, timezone.now()))
 
 
 def _failed(rows: Sequence[DnsRecord], lease: Lease, error: RoostError) -> Next:
     """The server does not answer or refuses all: the condition and each unsettled record say why."""
     message = str(error)
-    with transaction.atomic():
-        hold(lease)
-        for row in rows:
-            if not row.published and row.problem != message:
-                DnsRecord.objects.filter(pk=row.pk, revision=row.revision).update(problem=message, conflict=False)
-                watch.touch("Instance", row.instance.key)
+    told = [row for row in rows if not row.published and row.problem != message]
+    if told:
+        with holding(lease):
+            by_revision: dict[int, list[int]] = {}
+            for row in told:
+                by_revision.setdefault(row.revision, []).append(row.pk)
+            for revision, some in by_revision.items():
+                DnsRecord.objects.filter(pk__in=some, revision=revision).update(problem=message, conflict=False)
+            watch.touch_now("Instance", {row.instance.key for row in told})
     waits = isinstance(error, Unavailable)
     reason = "Unavailable" if waits else type(error).__name__
     finding = Finding("Published", "False", reason, error.message, error.remedy, stalled=not waits)
@@ -252,11 +223,15 @@ def _failed(rows: Sequence[DnsRecord], lease: Lease, error: RoostError) -> Next:
 
 def _finish(zone: Zone, lease: Lease, *, late: bool, more: bool) -> Next:
     """The zone's condition over all of its records, and when to look again. ``more``: settled ones are to come."""
-    open_rows = zone.records.filter(UNSETTLED)
-    conflicts, waiting = open_rows.filter(conflict=True).count(), open_rows.filter(conflict=False).count()
-    total = zone.records.count()
+    counts = zone.records.aggregate(
+        total=Count("pk"),
+        conflicts=Count("pk", filter=UNSETTLED & Q(conflict=True)),
+        waiting=Count("pk", filter=UNSETTLED & Q(conflict=False)),
+    )
+    total, conflicts, waiting = counts["total"], counts["conflicts"], counts["waiting"]
     if waiting:
-        text = open_rows.filter(conflict=False).exclude(problem="").values_list("problem", flat=True).first()
+        open_rows = zone.records.filter(UNSETTLED, conflict=False)
+        text = open_rows.exclude(problem="").values_list("problem", flat=True).first()
         finding = Finding(
             "Published", "False", "Publishing", f"{waiting} of {total} record sets are open. {text or ''}"
         )

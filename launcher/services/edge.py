@@ -6,7 +6,8 @@ import hashlib
 import os
 import pwd
 
-from controlplane.drivers.edge.config import BACKENDS_MAP, PROXY65_MAP, EdgeConfig, render_haproxy_cfg
+from controlplane.drivers.edge.agent import BACKENDS_MAP, PROXY65_MAP
+from controlplane.drivers.edge.config import EdgeConfig, render_haproxy_cfg
 from launcher import checks, files
 from launcher.layout import Layout
 from launcher.programs import Program
@@ -15,7 +16,8 @@ PORTS = (80, 443, 5222, 5223, 5269, 5270)
 
 
 def prepare(layout: Layout) -> Program:
-    base = files.directory(layout.edge, owner="roost", group="roost")
+    # HAProxy reads the maps as root, before it becomes haproxy; who is routed where is no tenant's to read.
+    base = files.directory(layout.edge, owner="roost", group="roost", mode=0o750)
     # The control plane's two kinds of workers (roost and root) both replace the maps and share the lock.
     owner = pwd.getpwnam("roost")
     for name, mode in ((BACKENDS_MAP, 0o644), (PROXY65_MAP, 0o644), ("lock", 0o664)):

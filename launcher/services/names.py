@@ -42,7 +42,7 @@ api-key={api_key}
 webserver=yes
 webserver-address={address}
 webserver-port=8081
-webserver-allow-from=127.0.0.0/8
+webserver-allow-from={network}
 webserver-loglevel=none
 security-poll-suffix=
 version-string=anonymous
@@ -67,7 +67,7 @@ server:
   num-threads: 1
   do-daemonize: no
   do-ip6: no
-  access-control: 127.0.0.0/8 allow
+  access-control: {network} allow
   do-not-query-localhost: no
   module-config: "iterator"
   cache-max-ttl: 5
@@ -96,7 +96,7 @@ def _powerdns(layout: Layout, api_key: str) -> Program:
     files.directory(base / "run", owner="pdns", group="pdns")
     _make_database(base / "db" / "pdns.sqlite")
     address = layout.authoritative_address
-    text = PDNS.format(base=base, address=address, api_key=api_key, zone=ZONE)
+    text = PDNS.format(base=base, address=address, api_key=api_key, zone=ZONE, network=layout.own_network)
     files.write(base / "pdns.conf", text, mode=0o640, group="pdns")
     return Program(
         name="pdns",
@@ -129,6 +129,7 @@ def _unbound(layout: Layout) -> Program:
     base = files.directory(layout.state / "unbound", owner="unbound", group="unbound")
     text = UNBOUND.format(
         resolver=layout.resolver_address,
+        network=layout.own_network,
         base=base,
         authoritative=layout.authoritative_address,
         forward=forward_clause(Path("/etc/resolv.conf").read_text() if Path("/etc/resolv.conf").exists() else ""),

@@ -38,7 +38,8 @@ def prepare(layout: Layout) -> Program:
     """Make the cluster if there is none (a half-made one is thrown away) and write its configuration."""
     base = files.directory(layout.state / "pg", owner="postgres", group="postgres")
     data = base / "data"
-    files.directory(layout.postgres_socket_dir, owner="postgres", group="postgres")
+    # Tenants' processes on this machine have no business at the socket, not even to be refused.
+    files.directory(layout.postgres_socket_dir, owner="postgres", group="roost", mode=0o750)
     if not (base / "made").exists():
         shutil.rmtree(data, ignore_errors=True)
         argv = [str(BIN / "initdb"), "-D", str(data), "-U", "postgres", "--auth=peer", "-E", "UTF8", "--locale=C.UTF-8"]

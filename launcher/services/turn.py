@@ -28,7 +28,9 @@ def prepare(layout: Layout) -> Program:
             realm=f"turn.{ZONE}",
             database=str(database),
             pidfile=str(base / "turnserver.pid"),
-            allow_loopback_peers=True,  # this whole stack is on loopback; the real machines' role leaves it off
+            # This whole stack is on addresses that are nobody's; the real machines' role allows none of them.
+            allow_loopback_peers=not layout.is_lab,
+            allowed_peers=(layout.own_network,) if layout.is_lab else (),
             min_relay_port=49152,
             max_relay_port=50151,
         )

@@ -15,6 +15,7 @@ from tenants.errors import Taken, WrongState
 from tenants.models import ENGINES, Instance, Organisation, Plan
 from tenants.principal import Principal
 from tenants.services.domains import bind
+from tenants.services.plans import LIMITS
 
 ROTATABLE = ("turn", "certificate", "probe")
 
@@ -32,6 +33,10 @@ def create_instance(
     contacts: Iterable[Mapping[str, Any]] = (),
     admins: Iterable[str] = (),
     s2s_blocked: Iterable[str] = (),
+    publish_links: bool = False,
+    archive_days: int = 0,
+    upload_days: int = 0,
+    node_labels: Mapping[str, str] | None = None,
 ) -> Instance:
     """Want an XMPP server for a domain; the organisation's claim on it is made if there is none.
 
@@ -53,7 +58,12 @@ def create_instance(
         contacts=list(contacts),
         admins=list(admins),
         s2s_blocked=list(s2s_blocked),
+        publish_links=publish_links,
+        archive_days=archive_days,
+        upload_days=upload_days,
+        node_labels=node_labels or {},
     )
+    _check_labels(plan, spec["node_labels"])
     instance = Instance.objects.create(organisation=organisation, domain=claim, plan=plan, engine=engine, **spec)
     note(
         instance,
@@ -76,17 +86,29 @@ def change_instance(
     contacts: Iterable[Mapping[str, Any]] | None = None,
     admins: Iterable[str] | None = None,
     s2s_blocked: Iterable[str] | None = None,
+    publish_links: bool | None = None,
+    archive_days: int | None = None,
+    upload_days: int | None = None,
+    node_labels: Mapping[str, str] | None = None,
 ) -> Instance:
-    """Change the spec; what is None stays. Nothing happens if nothing differs."""
+    """Change the spec; what is None stays. Nothing happens if nothing differs.
+
+    ``node_labels`` count when a node is looked for: an instance that has one stays there.
+    """
     given = {
         "display_name": display_name,
         "language": language,
         "contacts": None if contacts is None else list(contacts),
         "admins": None if admins is None else list(admins),
         "s2s_blocked": None if s2s_blocked is None else list(s2s_blocked),
+        "publish_links": publish_links,
+        "archive_days": archive_days,
+        "upload_days": upload_days,
+        "node_labels": node_labels,
     }
     instance = hold(instance)
     clean = _clean(DomainName(instance.domain.name), **{k: v for k, v in given.items() if v is not None})
+    _check_labels(instance.plan, clean.get("node_labels", {}))
     changes = {k: v for k, v in clean.items() if getattr(instance, k) != v}
     if changes:
         _apply(instance, changes)
@@ -110,6 +132,7 @@ def change_plan(*, instance: Instance, plan: Plan, principal: Principal) -> Inst
         return instance
     _check_open(plan)
     quotas.check_instances(instance.organisation, plan, beside=instance)
+    _check_labels(plan, instance.node_labels)
     before = instance.plan.slug
     _apply(instance, {"plan": plan})
     note(
@@ -204,5 +227,28 @@ def _clean(name: DomainName, **given: Any) -> dict[str, Any]:
         "contacts": validators.contacts,
         "admins": lambda v: validators.admins(v, domain=name),
         "s2s_blocked": lambda v: validators.blocked(v, domain=name),
+        "publish_links": bool,
+        "archive_days": lambda v: _days(v, field="archive_days"),
+        "upload_days": lambda v: _days(v, field="upload_days"),
+        "node_labels": lambda v: validators.labels(v, field="node_labels"),
     }
     return {key: rules[key](value) for key, value in given.items()}
+
+
+def _days(value: int, *, field: str) -> int:
+    """What is more than the plan's counts as the plan's; 0 is the plan's too."""
+    longest = LIMITS[field][1]
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= longest:
+        raise InvalidInput(field, f"Give a whole number of days from 0 to {longest}; 0 is what the plan says.")
+    return value
+
+
+def _check_labels(plan: Plan, wanted: Mapping[str, str]) -> None:
+    """No node has two values of one label."""
+    for name, value in wanted.items():
+        if plan.node_labels.get(name, value) != value:
+            raise InvalidInput(
+                "node_labels",
+                f"The plan {plan.slug} wants {name}={plan.node_labels[name]}, and the instance {name}={value}.",
+                remedy="Leave that label out, or choose another plan.",
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from django.db import transaction
 from django.db.models import F
 
@@ -26,10 +28,23 @@ LIMITS: dict[str, tuple[int, int]] = {
 
 
 @transaction.atomic
-def create_plan(*, slug: str, name: str, principal: Principal, open: bool = True, **limits: int) -> Plan:
+def create_plan(
+    *,
+    slug: str,
+    name: str,
+    principal: Principal,
+    open: bool = True,
+    node_labels: Mapping[str, str] | None = None,
+    **limits: int,
+) -> Plan:
     """``limits``: any of ``LIMITS``; what is left out takes the model's default."""
     validators.slug(slug)
-    row = {"name": validators.line(name, field="name", maximum=100, empty=False), "open": open, **_limits(limits)}
+    row = {
+        "name": validators.line(name, field="name", maximum=100, empty=False),
+        "open": open,
+        "node_labels": validators.labels(node_labels or {}, field="node_labels"),
+        **_limits(limits),
+    }
     plan, made = Plan.objects.get_or_create(slug=slug, defaults=row)
     if not made:
         raise Taken("slug", f"There is a plan {slug} already.", remedy="Choose another short name.")
@@ -40,14 +55,25 @@ def create_plan(*, slug: str, name: str, principal: Principal, open: bool = True
 
 @transaction.atomic
 def update_plan(
-    *, plan: Plan, principal: Principal, name: str | None = None, open: bool | None = None, **limits: int
+    *,
+    plan: Plan,
+    principal: Principal,
+    name: str | None = None,
+    open: bool | None = None,
+    node_labels: Mapping[str, str] | None = None,
+    **limits: int,
 ) -> Plan:
-    """Only what is given changes. Instances above a lowered count stay; they get no more."""
+    """Only what is given changes. Instances above a lowered count stay; they get no more.
+
+    ``node_labels`` count when a node is looked for: instances that have one stay there.
+    """
     changes: dict[str, object] = dict(_limits(limits))
     if name is not None:
         changes["name"] = validators.line(name, field="name", maximum=100, empty=False)
     if open is not None:
         changes["open"] = open
+    if node_labels is not None:
+        changes["node_labels"] = validators.labels(node_labels, field="node_labels")
     plan = Plan.objects.select_for_update().get(pk=plan.pk)
     changes = {k: v for k, v in changes.items() if getattr(plan, k) != v}
     if not changes:
@@ -56,7 +82,7 @@ def update_plan(
         setattr(plan, key, value)
     _fit(plan)
     plan.save(update_fields=list(changes))
-    if changes.keys() & LIMITS.keys():
+    if changes.keys() & {*LIMITS, "node_labels"}:
         on_it = Instance.objects.filter(plan=plan)
         keys = list(on_it.select_for_update().order_by("pk").values_list("key", flat=True))
         on_it.filter(key__in=keys).update(generation=F("generation") + 1)

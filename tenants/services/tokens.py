@@ -16,7 +16,7 @@ from tenants.models import ApiToken, Organisation
 from tenants.principal import Principal
 
 #: Scopes that make sense only without an organisation.
-OPERATOR_SCOPES = frozenset({"organisations", "admin"})
+OPERATOR_SCOPES = frozenset({"organisations", "admin", "logins"})
 
 
 @transaction.atomic

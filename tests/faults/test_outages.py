@@ -174,7 +174,8 @@ def test_a_stopped_engine_is_found_without_anybody_asking(live: Live, tenants: d
 
 def test_all_processes_of_the_control_plane_are_killed(live: Live, newcomer: Tenant) -> None:
     want(live, newcomer)
-    before = {name: live.pid(name) for name in ("worker", "node-worker", "web", "beat")}
+    names = ("worker", "node-worker", "heal-worker", "prober", "watcher", "web", "beat")
+    before = {name: live.pid(name) for name in names}
     for pid in before.values():
         kill(pid)
     for name, pid in before.items():

@@ -30,6 +30,8 @@ from tests.servers.proxy_v2 import Forwarder
 STANDARD_PORTS = {"c2s": 5222, "c2s_tls": 5223, "s2s": 5269, "s2s_tls": 5270, "https": 443}
 SRV_PORTS = {"xmpp-client": 5222, "xmpps-client": 5223, "xmpp-server": 5269, "xmpps-server": 5270}
 CONTROL_GID = 61999
+#: A machine on which much else is tested compiles ejabberd's modules for longer than a node ever would.
+BUSY_S = 240.0
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Instance:
     uid: int
     process: subprocess.Popen[bytes] | None = None
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    forwarders: dict[str, Forwarder] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -120,7 +123,7 @@ class Instance:
                 group=self.uid if self._as_root else None,
                 extra_groups=[] if self._as_root else None,
             )
-        deadline = time.monotonic() + program.ready_timeout_s
+        deadline = time.monotonic() + max(program.ready_timeout_s, BUSY_S)
         while not self._answers(ready):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.domain} did not start:\n{self.words()}")
@@ -162,7 +165,11 @@ class Instance:
     def open_edge(self) -> None:
         for service, port in STANDARD_PORTS.items():
             target = (self.spec.listen.address, self.spec.listen.port(service))
-            self._stack.enter_context(Forwarder((self.edge, port), target))
+            self.forwarders[service] = self._stack.enter_context(Forwarder((self.edge, port), target))
+
+    def swallow_links(self) -> int:
+        """The streams that other servers have opened to it become black holes; how many connections there were."""
+        return sum(self.forwarders[service].swallow() for service in ("s2s", "s2s_tls"))
 
     def close(self) -> None:
         self._stack.close()
@@ -272,24 +279,30 @@ def knot(directory: Path, server: str, zone: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running_world(driver: EngineDriver, *, network: str) -> Iterator[World]:
-    """Two started instances. ``network``: the first two octets of the caller's loopback addresses."""
+def running_world(
+    driver: EngineDriver, *, network: str, peer_driver: EngineDriver | None = None, alone: bool = False
+) -> Iterator[World]:
+    """Two started instances. ``network``: the first two octets of the caller's loopback addresses.
+
+    ``peer_driver``: the second one's engine, if it is another. ``alone``: there is no second one.
+    """
     directory = Path(tempfile.mkdtemp(prefix="eng"))
     directory.chmod(0o755)
     ca, server = LittleCa(), f"{network}.0.53"
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         instances = []
-        for number, key in ((1, "acme"), (2, "globex")):
+        both = ((1, "acme", driver), (2, "globex", peer_driver or driver))
+        for number, key, engine in both[:1] if alone else both:
             spec = make_spec(
                 f"{key}77"[:8],
                 f"{key}.example",
-                engine=driver.name,
+                engine=engine.name,
                 root=directory / key,
                 number=number,
                 network=network,
             )
-            instances.append(Instance(driver, spec, f"{network}.1.{number}", ca, 61000 + number))
+            instances.append(Instance(engine, spec, f"{network}.1.{number}", ca, 61000 + number))
         stack.enter_context(knot(directory / "knot", server, zone_text(instances, server)))
         for instance in instances:
             stack.callback(instance.close)
@@ -297,4 +310,4 @@ def running_world(driver: EngineDriver, *, network: str) -> Iterator[World]:
             instance.certify()
             instance.start()
             instance.open_edge()
-        yield World(directory, instances[0], instances[1], f"{server}@53", ca.root_pem)
+        yield World(directory, instances[0], instances[-1], f"{server}@53", ca.root_pem)

@@ -17,12 +17,17 @@ from controlplane.drivers.edge.config import BACKENDS_MAP, PROXY65_MAP, EdgeConf
 
 @dataclass
 class Haproxy:
-    """A context manager. ``restart()`` keeps the maps' files, as a crash would."""
+    """A context manager. ``restart()`` keeps the maps' files, as a crash would.
+
+    ``address``: where it listens, several with spaces between. ``namespace``: the network namespace that it runs in.
+    """
 
     address: str
     acme_http: str = ""
     proxy65_ports: tuple[int, int] = (20000, 20009)
     max_connections_per_source: int = 0
+    sources: tuple[str, ...] = ()
+    namespace: str = ""
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="edge")))
     process: subprocess.Popen[bytes] | None = None
 
@@ -34,13 +39,14 @@ class Haproxy:
         for name in (BACKENDS_MAP, PROXY65_MAP):
             (self.directory / name).touch()
         config = EdgeConfig(
-            addresses=(self.address,),
+            addresses=tuple(self.address.split()),
             socket=str(self.socket),
             map_dir=str(self.directory),
             control_group="root",
             proxy65_ports=self.proxy65_ports,
             acme_http=self.acme_http,
             max_connections_per_source=self.max_connections_per_source,
+            sources=self.sources,
         )
         (self.directory / "haproxy.cfg").write_text(render_haproxy_cfg(config))
         try:
@@ -58,13 +64,15 @@ class Haproxy:
 
     def start(self) -> None:
         with (self.directory / "haproxy.log").open("ab") as log:
+            within = ["ip", "netns", "exec", self.namespace] if self.namespace else []
             self.process = subprocess.Popen(
-                ["haproxy", "-db", "-f", str(self.directory / "haproxy.cfg")], stdout=log, stderr=log
+                [*within, "haproxy", "-db", "-f", str(self.directory / "haproxy.cfg")], stdout=log, stderr=log
             )
         deadline = time.monotonic() + 15
         while True:
             try:
-                socket.create_connection((self.address, 5222), timeout=1).close()
+                if not self.namespace:
+                    socket.create_connection((self.address, 5222), timeout=1).close()
                 with socket.socket(socket.AF_UNIX) as admin:  # it appears after the ports do
                     admin.connect(str(self.socket))
                 return

@@ -34,6 +34,7 @@ class Forwarder:
     def __init__(self, listen: tuple[str, int], target: tuple[str, int], *, pretend: str = "") -> None:
         self.listen, self.target, self.pretend = listen, target, pretend
         self._sockets: list[socket.socket] = []
+        self._swallowed: set[socket.socket] = set()
         self._listener = socket.create_server(listen)
 
     def __enter__(self) -> Self:
@@ -47,6 +48,14 @@ class Forwarder:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+    def swallow(self) -> int:
+        """From now on what the connections of this moment carry vanishes, both ways and without a word; how many.
+
+        That is what a changed address looks like to both ends. New connections are served as ever.
+        """
+        self._swallowed |= set(self._sockets)
+        return len(self._sockets) // 2
 
     def _accept(self) -> None:
         while True:
@@ -70,19 +79,18 @@ class Forwarder:
         except OSError:
             client.close()
             return
-        back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+        back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
         back.start()
-        _pump(client, server)
+        self._pump(client, server)
         back.join()
         for one in (client, server):
             one.close()
 
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            sink.sendall(data)
-    except OSError:
-        pass
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if sink not in self._swallowed:
+                    sink.sendall(data)
+        if sink not in self._swallowed:
+            with contextlib.suppress(OSError):
+                sink.shutdown(socket.SHUT_WR)

@@ -140,6 +140,7 @@ def test_members_and_rooms_survive_a_restart_of_the_engine(live: Live, tenant: T
     live.node.restart_part(live.engine_program(tenant))
     until(lambda: live.engine_pid(tenant) not in {0, pid}, "the engine runs again")
     until(lambda: live.control(tenant).health().version, "it answers")
+    live.ready(tenant)  # a pass that found it down would have the API say so
     assert [row["username"] for row in live.api.all(f"{tenant.path}accounts/")] == accounts
     assert live.api.get(f"{tenant.path}rooms/cellar/") == room
     live.login(tenant, "romeo")

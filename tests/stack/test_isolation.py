@@ -55,8 +55,15 @@ def test_a_tenant_cannot_look_into_another(live: Live, tenants: dict[str, Tenant
 
 def test_a_tenant_cannot_reach_the_control_planes_servers(live: Live, tenant: Tenant) -> None:
     state = live.state
-    sockets = ("supervisor/s.sock", "node/supervisor.sock", "redis/redis.sock", "edge/admin.sock")
+    sockets = (
+        "supervisor/s.sock",
+        "node/supervisor.sock",
+        "redis/redis.sock",
+        "edge/admin.sock",
+        "pg/run/.s.PGSQL.5432",
+    )
     files = ("secrets", "environment", "master.key", "pg/data", "pdns/pdns.conf", "pdns/db", "turn/turn.sqlite")
+    files += ("edge/backends.map", "edge/proxy65.map", "node/state", "node/programs")
     paths = [*(str(state / name) for name in (*files, "ansible")), *(f"socket:{state / name}" for name in sockets)]
     assert reached(tenant, paths) == set()
 

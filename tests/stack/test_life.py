@@ -129,10 +129,12 @@ def test_a_terminated_instance_leaves_nothing_behind(live: Live, mortal: Tenant)
         *("provisioning_probeaccount", "provisioning_walk"),
     ):
         assert live.rows(f"SELECT count(*) FROM {table} WHERE instance_id = %s", number) == [(0,)], table
-    assert live.rows("SELECT count(*) FROM reconcile_workitem WHERE object_id = %s", key) == [(0,)]
+    # Those who watch it (its roll, for one) are told that it is gone, and go with their next pass.
+    items = "SELECT count(*) FROM reconcile_workitem WHERE object_id = %s"
+    until(lambda: live.rows(items, key) == [(0,)], "nobody has anything to do with it", timeout_s=60)
     assert live.rows("SELECT count(*) FROM tenants_domain WHERE name = %s", mortal.domain) == [(0,)]
     assert secrets_of(live, key) == {"known": False}
-    assert processes_of(uid) == []
+    until(lambda: processes_of(uid) == [], "the last of its processes is reaped", timeout_s=10)
     with pytest.raises(KeyError):
         pwd.getpwnam(mortal.user)
     assert not root.exists()

@@ -92,7 +92,7 @@ class OneAccount(View):
 
 
 class Password(View):
-    scopes = {"POST": "accounts"}
+    scopes = {"POST": ("accounts", "passwords")}
 
     @told(
         "POST",

@@ -12,7 +12,7 @@ from controlplane.api.v1 import shapes
 from controlplane.api.v1.base import View
 from controlplane.api.v1.instances import accepted, open_plan
 from controlplane.api.v1.schema import told
-from controlplane.fleet import services as fleet
+from controlplane.fleet import placing
 from tenants import services
 from tenants.models import Instance
 
@@ -142,6 +142,6 @@ class ChangePlan(Action):
         row: Instance = self.instance(key)
         plan = open_plan(self.given(forms.PlanChoice)["plan"])
         with transaction.atomic():
-            fleet.check_room(row, plan)
+            placing.check_room(row, plan)
             changed = services.change_plan(instance=row, plan=plan, principal=self.principal)
         return accepted(request, changed)

@@ -1,4 +1,4 @@
-"""What is the operator's: nodes, plans, tokens. Plans can be read by everyone."""
+"""What is the operator's: plans and tokens (nodes and rollouts have files of their own). Everyone reads plans."""
 
 from __future__ import annotations
 
@@ -12,63 +12,10 @@ from controlplane.api.v1 import serializers as forms
 from controlplane.api.v1 import shapes, shown
 from controlplane.api.v1.base import View, created
 from controlplane.api.v1.schema import told
-from controlplane.fleet import admission
-from controlplane.fleet import services as fleet
-from controlplane.fleet.models import Node
+from controlplane.fleet import placing
 from controlplane.values.errors import InvalidInput
 from tenants import services
 from tenants.models import ApiToken, Organisation, Plan
-
-
-class Nodes(View):
-    operator_only = True
-    scopes = {"GET": ("read", "admin")}
-
-    @told("GET", shapes.Node(many=True), tag="nodes", name="list_nodes", summary="List nodes and their room")
-    def get(self, request: Request) -> Response:
-        return self.paged(Node.objects.order_by("name"), shown.node)
-
-
-class OneNode(View):
-    operator_only = True
-    scopes = {"GET": ("read", "admin")}
-
-    @told("GET", shapes.Node, tag="nodes", name="get_node", summary="Read a node")
-    def get(self, request: Request, name: str) -> Response:
-        return Response(shown.node(node_named(name)))
-
-
-class Cordon(View):
-    """Whether new instances may be placed there; those that are there stay and run."""
-
-    operator_only = True
-    scopes = {"POST": "admin"}
-    accepting = False
-
-    @told("POST", shapes.Node, body=forms.Empty, tag="nodes", name="cordon_node", summary="Place nothing new there")
-    def post(self, request: Request, name: str) -> Response:
-        node = node_named(name)
-        self.given(forms.Empty)
-        return Response(
-            shown.node(admission.set_accepting(node=node, accepting=self.accepting, principal=self.principal))
-        )
-
-
-class Uncordon(Cordon):
-    accepting = True
-
-    @told(
-        "POST", shapes.Node, body=forms.Empty, tag="nodes", name="uncordon_node", summary="Accept new instances again"
-    )
-    def post(self, request: Request, name: str) -> Response:
-        return super().post(request, name)
-
-
-def node_named(name: str) -> Node:
-    node = Node.objects.filter(name=name).first()
-    if node is None:
-        raise Http404
-    return node
 
 
 class Plans(View):
@@ -98,7 +45,7 @@ class OnePlan(View):
         row = self.plan(slug)
         given = self.given(forms.PlanChange)
         with transaction.atomic():
-            fleet.check_rooms(row, given.get("memory_mib", row.memory_mib))
+            placing.check_rooms(row, given.get("memory_mib", row.memory_mib))
             changed = services.update_plan(plan=row, principal=self.principal, **given)
         return Response(shown.plan(changed))
 

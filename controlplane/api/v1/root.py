@@ -19,8 +19,9 @@ class Root(View):
     @told("GET", shapes.Root, tag="entry", name="get_root", summary="Who asks, and where everything is")
     def get(self, request: Request) -> Response:
         principal = self.principal
-        links = ("organisations", "instances", "domains", "plans", "events", "audit")
-        mine = (*links, "nodes", "tokens") if principal.is_operator else links
+        links = ["organisations", "instances", "domains", "plans", "events", "audit"]
+        links += ["incidents", "maintenances", "subscriptions"]
+        mine = (*links, "nodes", "rollouts", "tokens") if principal.is_operator else links
         return Response(
             {
                 "principal": principal.name,

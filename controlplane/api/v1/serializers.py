@@ -55,6 +55,16 @@ class SpecIn(Strict):
     contacts = ContactIn(many=True, required=False)
     admins = s.ListField(child=s.CharField(max_length=600), required=False, help_text="bare JIDs of the domain")
     s2s_blocked = s.ListField(child=s.CharField(max_length=300), required=False, help_text="domains")
+    publish_links = s.BooleanField(
+        required=False, help_text="tell everybody which servers it talks with (XEP-0485); off at first"
+    )
+    archive_days = s.IntegerField(required=False, help_text="keep messages for less long than the plan; 0: as it says")
+    upload_days = s.IntegerField(required=False, help_text="keep files for less long than the plan; 0: as it says")
+    node_labels = s.DictField(
+        child=s.CharField(max_length=63),
+        required=False,
+        help_text="labels that its node has to have, beside the plan's; counts when a node is looked for",
+    )
 
 
 class InstanceChange(SpecIn):
@@ -140,6 +150,9 @@ class PlanChange(Strict):
 
     name = s.CharField(max_length=100, required=False)
     open = s.BooleanField(required=False)
+    node_labels = s.DictField(
+        child=s.CharField(max_length=63), required=False, help_text="labels that a node has to have, such as region"
+    )
 
     def get_fields(self) -> dict[str, Any]:
         limits = {k: s.IntegerField(min_value=low, max_value=high, required=False) for k, (low, high) in LIMITS.items()}

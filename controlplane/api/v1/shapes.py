@@ -86,6 +86,10 @@ class InstanceListed(Shape):
     contacts = ContactIn(many=True)
     admins = s.ListField(child=s.CharField())
     s2s_blocked = s.ListField(child=s.CharField())
+    publish_links = s.BooleanField(help_text="tells everybody which servers it talks with (XEP-0485)")
+    archive_days = s.IntegerField(help_text="messages are kept so long, if the plan allows it; 0: as the plan says")
+    upload_days = s.IntegerField(help_text="files are kept so long, if the plan allows it; 0: as the plan says")
+    node_labels = s.DictField(child=s.CharField(), help_text="labels that its node has to have, beside the plan's")
     generation = s.IntegerField()
     suspended_at = s.DateTimeField(allow_null=True)
     suspended_reason = s.CharField(allow_blank=True)
@@ -98,6 +102,7 @@ class InstanceListed(Shape):
 class Instance(InstanceListed):
     summary = s.CharField(help_text="one sentence: how far it is")
     conditions = Condition(many=True)
+    backups = Condition(many=True, help_text="of its backups: whether they are fresh, sound, proven")
     node = s.CharField(allow_null=True)
     placement = s.CharField(allow_blank=True, help_text="why this node")
     addresses = s.ListField(child=s.CharField())
@@ -231,23 +236,11 @@ class Walk(Shape):
     steps = s.ListField(child=s.DictField())
 
 
-class Node(Shape):
-    name = s.CharField()
-    connection = s.CharField()
-    runtime = s.CharField()
-    address = s.CharField()
-    public_addresses = s.ListField(child=s.CharField())
-    memory_mib = s.IntegerField()
-    memory_used_mib = s.IntegerField()
-    instances = s.IntegerField()
-    accepting = s.BooleanField()
-    created_at = s.DateTimeField()
-
-
 class Plan(Shape):
     slug = s.CharField()
     name = s.CharField()
     open = s.BooleanField()
+    node_labels = s.DictField(child=s.CharField(), help_text="labels that a node has to have")
     max_instances = s.IntegerField()
     max_accounts = s.IntegerField()
     max_rooms = s.IntegerField()

@@ -9,7 +9,6 @@ from typing import Any
 from django.urls import reverse
 
 from controlplane.drivers.engine.base import Room
-from controlplane.fleet.models import Node
 from controlplane.reconcile.history import Cursor
 from controlplane.reconcile.models import Condition, Event
 from controlplane.values.names import DomainName
@@ -71,6 +70,10 @@ def instance_listed(row: Instance, *, ready: bool) -> dict[str, Any]:
         "contacts": row.contacts,
         "admins": row.admins,
         "s2s_blocked": row.s2s_blocked,
+        "publish_links": row.publish_links,
+        "archive_days": row.archive_days,
+        "upload_days": row.upload_days,
+        "node_labels": row.node_labels,
         "generation": row.generation,
         "suspended_at": row.suspended_at,
         "suspended_reason": row.suspended_reason,
@@ -95,11 +98,19 @@ def instance(row: Instance) -> dict[str, Any]:
         **instance_listed(row, ready=found["ready"]),
         "summary": found["summary"],
         "conditions": found["conditions"],
+        "backups": conditions_of("Backups", row.key),
         "node": found["node"],
         "placement": found["placement"],
         "addresses": list(found["addresses"]),
         "domain_proof": proof(row.domain),
     }
+
+
+def conditions_of(kind: str, object_id: str) -> list[dict[str, Any]]:
+    """What is so of something beside the instance itself, in the order in which people should see it."""
+    fields = ("type", "status", "reason", "message", "remedy", "stalled", "observed_generation", "last_transition")
+    rows = Condition.objects.filter(kind=kind, object_id=object_id).order_by("position", "type")
+    return [{name: getattr(row, name) for name in fields} for row in rows]
 
 
 def proof(row: Domain) -> dict[str, Any]:
@@ -146,19 +157,8 @@ def room(row: Room, muc: DomainName) -> dict[str, Any]:
     return {**room_listed(row, muc), "affiliations": dict(row.affiliations)}
 
 
-def node(row: Node) -> dict[str, Any]:
-    from controlplane.fleet import services as fleet
-
-    fields = ("name", "connection", "runtime", "address", "public_addresses", "memory_mib", "accepting", "created_at")
-    return {
-        **{name: getattr(row, name) for name in fields},
-        "memory_used_mib": fleet.memory_used_mib(row),
-        "instances": row.placements.count(),
-    }
-
-
 def plan(row: Plan) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in ("slug", "name", "open", *LIMITS)}
+    return {name: getattr(row, name) for name in ("slug", "name", "open", "node_labels", *LIMITS)}
 
 
 def token(row: ApiToken) -> dict[str, Any]:

@@ -21,6 +21,9 @@ def main() -> None:
         default=PER_SOURCE,
         help="open at once from one IPv4 address or IPv6 /64; 0: no limit",
     )
+    parser.add_argument(
+        "--source", action="append", default=[], help="own address to connect to instances from; one of each family"
+    )
     options = parser.parse_args()
     low, _, high = options.proxy65_ports.partition("-")
     try:
@@ -32,6 +35,7 @@ def main() -> None:
             proxy65_ports=(int(low), int(high)),
             acme_http=options.acme_http,
             max_connections_per_source=options.max_connections_per_source,
+            sources=tuple(options.source),
         )
         print(render_haproxy_cfg(config), end="")
     except ValueError as error:

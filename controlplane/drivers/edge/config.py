@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-BACKENDS_MAP, PROXY65_MAP = "backends.map", "proxy65.map"
+from controlplane.drivers.edge.agent import BACKENDS_MAP, PROXY65_MAP
 
 _WORD = re.compile(r"^[A-Za-z0-9_.-]{1,64}\Z")
 _PATH = re.compile(r"^/[A-Za-z0-9_./+@:-]+\Z")
@@ -33,14 +33,34 @@ PER_SOURCE = 500
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """When a connection counts as dead: nothing that was sent is acknowledged for ``unanswered_s``, or no keep-alive,
+    of which the first is sent after ``idle_s`` and the next ``again_s`` later. All in seconds.
+    """
+
+    unanswered_s: int
+    idle_s: int
+    again_s: int
+
+
+#: A telephone in a lift comes back and goes on; each keep-alive wakes its radio. Without an own time the machine's
+#: ``tcp_retries2``, which is for links between servers, would drop it after 13 s.
+CLIENTS = Patience(unanswered_s=120, idle_s=240, again_s=120)
+#: A server that says nothing is gone, or has another address: the stream that it left here is taken away.
+SERVERS = Patience(unanswered_s=15, idle_s=10, again_s=5)
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeConfig:
-    """What one edge listens on and whom it trusts.
+    """What one edge listens on, and where it connects from.
 
     ``addresses``: where it listens, IPv4 or IPv6, or ``*`` alone for all. ``socket`` and ``map_dir``: absolute
     paths on the edge. ``acme_http``: ``address:port`` of the control plane's web process, to which validations
     on port 80 (RFC 8555 §8.3) are passed on; empty: nothing listens on port 80. ``max_connections`` 0: as many as
     the limit of open files allows. ``max_connections_per_source``: open at once from one IPv4 address or one IPv6
-    network of 64 bits, over all ports; 0: no limit.
+    network of 64 bits, over all ports; 0: no limit. ``sources``: addresses of the machine that it connects to instances
+    from, one of each family at most; without one the kernel chooses, by the route, and engines believe only addresses
+    that they were told.
     """
 
     addresses: tuple[str, ...]
@@ -54,6 +74,7 @@ class EdgeConfig:
     max_connections: int = 0
     max_connections_per_source: int = PER_SOURCE
     https_port: int = 443
+    sources: tuple[str, ...] = ()
 
 
 def render_haproxy_cfg(config: EdgeConfig) -> str:
@@ -65,14 +86,14 @@ def render_haproxy_cfg(config: EdgeConfig) -> str:
     parts += [
         _starttls("c2s", _binds(config, 5222), backends),
         _direct("c2s_tls", _binds(config, 5223), backends),
-        _starttls("s2s", _binds(config, 5269), backends),
-        _direct("s2s_tls", _binds(config, 5270), backends),
+        _starttls("s2s", _binds(config, 5269, SERVERS), backends),
+        _direct("s2s_tls", _binds(config, 5270, SERVERS), backends),
         _https(_binds(config, config.https_port), backends),
         _proxy65(config, proxy65),
     ]
     if config.acme_http:
         parts.append(_acme(config))
-    parts.append(_BACKENDS)
+    parts.append(_backends(config))
     if config.max_connections_per_source:
         parts.append(_SOURCES)
     return "\n".join(parts)
@@ -88,6 +109,8 @@ def _check(config: EdgeConfig) -> None:
     for address in config.addresses:
         if address != "*":
             ipaddress.ip_address(address)
+    if len({ipaddress.ip_address(source).version for source in config.sources}) != len(config.sources):
+        raise ValueError(f"more than one address of a family to connect from: {config.sources}")
     if not config.addresses:
         raise ValueError("the edge needs an address to listen on")
     low, high = config.proxy65_ports
@@ -106,9 +129,16 @@ def _bind(address: str, port: str | int) -> str:
     return f"  bind [{address}]:{port}" if ":" in address else f"  bind {address}:{port}"
 
 
-def _binds(config: EdgeConfig, port: str | int) -> str:
-    """A frontend's first lines: where it listens, and whose connection it drops before it reads anything."""
-    lines = [_bind(address, port) for address in config.addresses]
+def _binds(config: EdgeConfig, port: str | int, patience: Patience = CLIENTS) -> str:
+    """A frontend's first lines: where it listens, how long it believes in who says nothing, and whose connection it
+    drops before it reads anything.
+    """
+    lines = [f"{_bind(address, port)} tcp-ut {patience.unanswered_s}s" for address in config.addresses]
+    if patience != CLIENTS:
+        lines += [
+            f"  clitcpka-idle {patience.idle_s}s",
+            f"  clitcpka-intvl {patience.again_s}s",
+        ]
     if config.max_connections_per_source:
         lines.append("  tcp-request connection track-sc0 src,ipmask(32,64) table sources")
         # The connection that is looked at is counted already.
@@ -127,7 +157,8 @@ global
   group {config.group}
 {limit}  stats socket {config.socket} mode 660 group {config.control_group} level admin
   stats timeout 10s
-  hard-stop-after 5s
+  # A reload must not end what is open: the old process goes when its last connection does, or after this.
+  hard-stop-after 12h
 
 defaults
   mode tcp
@@ -142,9 +173,9 @@ defaults
   timeout server-fin 10s
   option clitcpka
   option srvtcpka
-  clitcpka-idle 60s
-  clitcpka-intvl 15s
-  clitcpka-cnt 4
+  clitcpka-idle {CLIENTS.idle_s}s
+  clitcpka-intvl {CLIENTS.again_s}s
+  clitcpka-cnt 2
   option dontlognull
   retries 1
 """
@@ -173,7 +204,7 @@ frontend {name}
 {_destination(OFFSETS[name], "header")}
   # Comes here when the time is over, or the buffer full (16 kB) without a header.
   tcp-request content reject
-  default_backend {name}
+{_forward(name)}
 """
 
 
@@ -190,7 +221,7 @@ frontend {name}
 {_destination(OFFSETS[name], "hello")}
   tcp-request content reject if {{ req.len gt 5 }} !{{ req.ssl_ver gt 0 }}
   tcp-request content reject if WAIT_END
-  default_backend {name}
+{_forward(name)}
 """
 
 
@@ -211,7 +242,7 @@ frontend https
 {_destination(OFFSETS["https"], "hello")}
   tcp-request content reject if {{ req.len gt 5 }} !{{ req.ssl_ver gt 0 }}
   tcp-request content reject if WAIT_END
-  default_backend https
+{_forward("https")}
 """
 
 
@@ -224,8 +255,24 @@ frontend proxy65
   tcp-request content set-var(sess.at) dst_port,map_int({proxy65})
   tcp-request content reject if !{{ var(sess.at) -m found }}
   tcp-request content set-dst var(sess.at)
-  default_backend proxy65
+{_forward("proxy65")}
 """
+
+
+def _forward(name: str) -> str:
+    """A frontend's end. The families have backends of their own, since each is connected to from another address."""
+    return f"  use_backend {name}_ipv6 if {{ var(sess.at) -m sub : }}\n  default_backend {name}_ipv4"
+
+
+def _backends(config: EdgeConfig) -> str:
+    sources = {4: "", 6: ""}
+    for source in config.sources:
+        sources[ipaddress.ip_address(source).version] = f" source [{source}]" if ":" in source else f" source {source}"
+    return "\n".join(
+        f"backend {name}_ipv{version}\n  server instance 0.0.0.0:0{proxy}{sources[version]}\n"
+        for name, proxy in [*((name, " send-proxy-v2") for name in OFFSETS), ("proxy65", "")]
+        for version in (4, 6)
+    )
 
 
 def _acme(config: EdgeConfig) -> str:
@@ -243,11 +290,6 @@ backend acme
   server web {config.acme_http}
 """
 
-
-_BACKENDS = "\n".join(
-    f"backend {name}\n  server instance 0.0.0.0:0{proxy}\n"
-    for name, proxy in [*((name, " send-proxy-v2") for name in OFFSETS), ("proxy65", "")]
-)
 
 # An entry does not expire while its connections are open; those without any make room for new ones.
 _SOURCES = """\

@@ -2,7 +2,8 @@
 
 The socket lies in a directory that the tenant's process may write. A hostile process could put a link there to
 another tenant's socket, and an order for the one would be carried out by the other. Whoever listens is known by
-its unix user; the protocol spoken is the engine's own.
+its unix user; the protocol spoken is the engine's own. On another machine it is our own end of the line that listens
+here, so each call names its domain besides, and an engine refuses those of others.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from pathlib import PurePosixPath
+from pathlib import PurePath
 
 from controlplane.values.errors import Rejected
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group (unix(7), SO_PEERCRED)
 
 
-def connect(stream: socket.socket, path: PurePosixPath) -> None:
+def connect(stream: socket.socket, path: PurePath) -> None:
     """Connect ``stream``, whose time-out is set. ``OSError`` as ever; ``Rejected`` if somebody else listens there.
 
     The directory's owner is the instance's user: it is made by root in a directory of root's.

@@ -11,7 +11,9 @@ import base64
 import contextlib
 import fcntl
 import json
+import logging
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -24,9 +26,14 @@ from typing import Any
 from ansible_runner import Runner, RunnerConfig
 from ansible_runner.exceptions import AnsibleRunnerException
 
-from controlplane.drivers.node.base import Applied, NodeTarget
+from controlplane import logs, observing
+from controlplane.drivers.node.base import Applied, NodeTarget, Prepared
+from controlplane.drivers.node.prepare import prepare
+from controlplane.drivers.node.ssh import SshLine
 from controlplane.values.bundle import Bundle
 from controlplane.values.errors import Rejected, Unavailable
+
+log = logging.getLogger(__name__)
 
 PLAYS = Path(__file__).resolve().parents[3] / "ansible"
 #: Environment that a run gets from this process; all else (keys, database addresses) stays here.
@@ -40,12 +47,16 @@ LOCK_TIMEOUT_S = 60
 
 
 class AnsibleNode:
-    """``directory``: private to this driver (made with mode 0700); runs live below it while they last."""
+    """``directory``: private to this driver (made with mode 0700); runs live below it while they last.
+
+    ``lines``: where the connections to other machines lie. Runs go through those and open none of their own, so that
+    no run has a key, and nobody but who is pinned is reached.
+    """
 
     name = "ansible"
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, lines: Path = Path("/run/roost/ssh")) -> None:
+        self.directory, self.lines = directory, lines
 
     def converge(
         self,
@@ -66,32 +77,91 @@ class AnsibleNode:
         """
         if not bundles:
             return {}
-        values = _values(target, bundles, fence, timeout_s, ready_limit_s)
-        with self._run_directory() as place:
-            variables = place / "variables.json"
-            _write_private(variables, json.dumps(values))
-            events = _Events()
-            status = self._run(place, target, events, timeout_s, cancelled, check)
-            output = _tail(place / "artifacts" / "run" / "stdout")
+        events = _Events()
+        status, output = self.run_play(
+            target,
+            "converge.yml",
+            _values(target, bundles, fence, timeout_s, ready_limit_s),
+            events=events,
+            timeout_s=timeout_s,
+            cancelled=cancelled,
+            check=check,
+        )
         return _judge(target, bundles, events, status, output)
+
+    def prepare(
+        self,
+        target: NodeTarget,
+        *,
+        groups: Sequence[str],
+        variables: Mapping[str, Any],
+        fence: int,
+        timeout_s: float,
+        cancelled: Callable[[], bool] = lambda: False,
+        check: bool = False,
+        upgrade: bool = False,
+    ) -> Prepared:
+        """Apply the roles of ``groups`` to the machine; see ``drivers.node.prepare.prepare``."""
+        return prepare(
+            self,
+            target,
+            groups=groups,
+            variables=variables,
+            fence=fence,
+            timeout_s=timeout_s,
+            cancelled=cancelled,
+            check=check,
+            upgrade=upgrade,
+        )
+
+    def run_play(
+        self,
+        target: NodeTarget,
+        play: str,
+        values: Mapping[str, Any],
+        *,
+        events: Callable[[dict[str, Any]], bool],
+        timeout_s: float,
+        cancelled: Callable[[], bool],
+        check: bool,
+        groups: Sequence[str] = (),
+    ) -> tuple[str, str]:
+        """Run a playbook of ``ansible/`` against one machine: (ansible-runner's status, the last line it printed).
+
+        ``values``: extra variables, which may hold secrets; how the machine is reached is added to them.
+        ``groups``: those of the inventory that it is in. ``events`` is given each event of the run.
+        """
+        reach = self._reach(target)
+        with self._run_directory() as place:
+            _write_private(place / "variables.json", json.dumps({**values, **reach}))
+            inventory: dict[str, Any] = {"all": {"hosts": {target.name: {}}}} | {
+                name: {"hosts": {target.name: {}}} for name in groups
+            }
+            _write_private(place / "hosts.yml", json.dumps(inventory))
+            name = play.removesuffix(".yml")
+            with logs.bound(node=target.name, run=place.name), observing.timed("ansible.run", play=name) as said:
+                status = said["status"] = self._run(place, target, play, events, timeout_s, cancelled, check)
+                log.info("%s ended: %s", name, status)
+            return status, _tail(place / "artifacts" / "run" / "stdout")
 
     def _run(
         self,
         place: Path,
         target: NodeTarget,
-        events: _Events,
+        play: str,
+        events: Callable[[dict[str, Any]], bool],
         timeout_s: float,
         cancelled: Callable[[], bool],
         check: bool,
     ) -> str:
-        flags = " --check" if check else ""
+        flags = " --check --diff" if check else ""
         # The classes instead of ansible_runner.run(): that one installs signal handlers over Celery's and
         # writes this process' whole environment into its artifacts.
         config = RunnerConfig(
             private_data_dir=str(place),
             project_dir=str(PLAYS),
-            playbook=str(PLAYS / "converge.yml"),
-            inventory=f"{target.name},",
+            playbook=str(PLAYS / play),
+            inventory=str(place / "hosts.yml"),
             cmdline=f"-e @variables.json{flags}",
             ident="run",
             quiet=True,
@@ -115,6 +185,23 @@ class AnsibleNode:
                 remedy="Look at free disk space and at the permissions of ROOST_ANSIBLE_DIR.",
             ) from error
         return str(status)
+
+    def _reach(self, target: NodeTarget) -> dict[str, Any]:
+        """How ansible gets to the machine: to another one by the line's connection, which is opened now."""
+        if target.connection == "local":
+            return {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        line = SshLine(target, self.lines)
+        line.open()
+        return {
+            "ansible_connection": "ssh",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_host": target.address,
+            "ansible_port": target.ssh_port,
+            "ansible_user": target.ssh_user,
+            "ansible_become": target.ssh_user != "root",
+            "ansible_ssh_args": shlex.join(line.session_options()),
+            "ansible_ssh_transfer_method": "piped",
+        }
 
     @contextlib.contextmanager
     def _run_directory(self) -> Iterator[Path]:
@@ -169,8 +256,7 @@ def pack(bundles: Sequence[Bundle]) -> str:
 def _values(
     target: NodeTarget, bundles: Sequence[Bundle], fence: int, timeout_s: float, ready_limit_s: int = 600
 ) -> dict[str, Any]:
-    local = target.connection == "local"
-    values: dict[str, Any] = {
+    return {
         "roost_bundles": pack(bundles),
         "roost_state_dir": target.state_dir,
         "roost_runtime": target.runtime,
@@ -179,17 +265,7 @@ def _values(
         "roost_fence": fence,
         "roost_ready_limit_s": ready_limit_s,
         "roost_lock_timeout_s": max(1, min(LOCK_TIMEOUT_S, int(timeout_s / 2))),
-        "ansible_connection": target.connection,
-        "ansible_python_interpreter": sys.executable if local else "/usr/bin/python3",
     }
-    if not local:
-        values |= {
-            "ansible_host": target.address,
-            "ansible_port": target.ssh_port,
-            "ansible_user": target.ssh_user,
-            "ansible_become": target.ssh_user != "root",
-        }
-    return values
 
 
 def _environment(prepared: Mapping[str, str]) -> dict[str, str]:

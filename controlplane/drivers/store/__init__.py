@@ -1,0 +1,1 @@
+"""Where backups are kept: encrypted, deduplicated repositories, one per tenant."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from controlplane.drivers.turn.config import TurnServerConfig, render_turnserver_conf
 
 
-def main() -> None:
+def config_of(argv: Sequence[str] | None = None) -> TurnServerConfig:
+    """The configuration that these arguments mean. Ends with ``SystemExit`` and a message if they mean none."""
     parser = argparse.ArgumentParser(prog="python -m controlplane.drivers.turn", description="Print turnserver.conf.")
     parser.add_argument("--listen", action="append", required=True, help="address to listen on; again for more")
     parser.add_argument("--realm", required=True, help="the realm of every tenant's credentials")
@@ -20,7 +22,7 @@ def main() -> None:
     parser.add_argument("--private-key", default="", help="path of its key, PEM")
     parser.add_argument("--relay-ports", default="49152-65535", help="range of relay ports")
     parser.add_argument("--allow-peers", action="append", default=[], help="network that is denied otherwise (CIDR)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     low, _, high = options.relay_ports.partition("-")
     try:
         config = TurnServerConfig(
@@ -37,9 +39,14 @@ def main() -> None:
             max_relay_port=int(high),
             allowed_peers=tuple(options.allow_peers),
         )
-        print(render_turnserver_conf(config), end="")
+        render_turnserver_conf(config)
     except ValueError as error:
         parser.error(str(error))
+    return config
+
+
+def main() -> None:
+    print(render_turnserver_conf(config_of()), end="")
 
 
 if __name__ == "__main__":

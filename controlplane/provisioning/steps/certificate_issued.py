@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from controlplane.certificates import services as certificates
 from controlplane.provisioning.subject import Subject
-from controlplane.reconcile import conditions
 from controlplane.reconcile.lease import Lease
 from controlplane.values.outcome import Done, Outcome, Stalled, Wait
 from controlplane.zones import services as zones
@@ -22,16 +21,17 @@ class CertificateIssued:
     needs: tuple[str, ...] = ("DomainProven",)
 
     def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
-        certificates.want(
+        row = subject.certificate = certificates.want(
             subject.instance,
             names=subject.server_names,
             challenge_targets=zones.challenge_targets(subject.instance),
             lease=lease,
+            known=subject.certificate,
         )
-        found = conditions.of("Certificate", subject.instance.key).get("Issued")
-        state = certificates.status(subject.instance)
-        if state["issued"]:  # a renewal under way leaves it so; other names, another root or a rotation do not
-            return Done("Issued", f"Serial {state['serial']}, valid until {state['not_after']}.")
+        found = subject.certificate_condition
+        # A renewal under way leaves it so; other names or a rotation do not.
+        if certificates.is_issued(row, found, subject.ca_roots):
+            return Done("Issued", f"Serial {row.serial}, valid until {row.not_after}.")
         if found is None:
             return Wait("Ordering", "An order at the CA is being made.", LOOK_AGAIN_S)
         if found.stalled:

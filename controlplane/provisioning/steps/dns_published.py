@@ -18,14 +18,18 @@ CUSTOMER_S = 60.0
 
 class DnsPublished:
     condition = "DnsPublished"
-    needs: tuple[str, ...] = ("DomainProven",)
+    needs: tuple[str, ...] = ("DomainProven", "NodeAssigned")  # the node says which edges lead to it
 
     def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
-        wanted = zones.records_for(subject.instance)
-        zones.sync_records(instance=subject.instance, wanted=wanted, lease=lease)
+        addresses = subject.edge_addresses
+        if not addresses:
+            return _no_address(subject)
+        wanted = zones.records_for(subject.instance, addresses)
+        rows = zones.want_records(instance=subject.instance, wanted=wanted, lease=lease).rows
         if subject.instance.domain.mode == "own":
-            zones.check_customer_records(subject.instance)
-        state = zones.summary(subject.instance)
+            zones.check_customer_records(subject.instance, addresses)
+            rows = zones.records_of(subject.instance)
+        state = zones.summary(subject.instance, rows)
         if state.conflicts:
             return Stalled(
                 "Conflict",
@@ -33,6 +37,7 @@ class DnsPublished:
                 "Remove or rename them in the zone; Roost never overwrites them.",
             )
         if state.all_published:
+            subject.published_addresses = addresses
             return Done("Published", f"{len(wanted)} record sets are at the authoritative servers.")
         if state.problems:
             return Wait("PublishFailed", " ".join(state.problems), LOOK_AGAIN_S, failed=True)
@@ -52,3 +57,15 @@ class DnsPublished:
             return Done()
         why = zones.still_there(subject.instance)
         return Wait("Retiring", f"The zone's records are being removed. {why}".strip(), LOOK_AGAIN_S)
+
+
+def _no_address(subject: Subject) -> Outcome:
+    """What is published stays until there is something better to say."""
+    if not subject.edges:
+        return Wait("NoEdge", "No edge leads to its node yet.", LOOK_AGAIN_S)
+    names = ", ".join(edge.name for edge in subject.edges)
+    return Stalled(
+        "NoAddress",
+        f"The edges that lead to it have no public address: {names}.",
+        "Give the node of the edge its public addresses.",
+    )

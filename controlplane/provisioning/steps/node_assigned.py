@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from controlplane.fleet import services as fleet
+from controlplane.fleet import placing, scratches
 from controlplane.provisioning.subject import Subject
 from controlplane.reconcile.lease import Lease
-from controlplane.values.outcome import Done, Outcome
+from controlplane.values.outcome import Done, Outcome, Wait
+
+#: Whoever has them wakes nobody when they are gone.
+SCRATCHES_S = 5.0
 
 
 class NodeAssigned:
@@ -14,14 +17,20 @@ class NodeAssigned:
 
     def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
         placement = subject.placement
-        return None if placement is None else Done("Placed", placement.explanation)
+        if placement is None:
+            return None
+        return Done("Placed", placing.told(placement, subject.instance.plan, subject.instance.node_labels))
 
     def act(self, subject: Subject, lease: Lease) -> Outcome:
-        placement = fleet.place(subject.instance, lease)
-        subject.forget("placement", "spec", "control")
+        placement = placing.place(subject.instance, lease)
+        subject.forget("spec", "control", "edges", "outgoing_edges")
+        subject.placement = placement
         return Done("Placed", placement.explanation)
 
     def undo(self, subject: Subject, lease: Lease) -> Outcome:
-        fleet.release_placement(subject.instance)
+        left = scratches.touch_owners_of(subject.instance)
+        if left:  # restores and drills see that it goes, and take theirs away
+            return Wait("ScratchesLeft", f"{left} scratches of it are being removed.", SCRATCHES_S)
+        placing.release_placement(subject.instance)
         subject.forget("placement", "spec", "control")
         return Done()

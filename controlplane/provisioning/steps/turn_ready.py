@@ -22,11 +22,13 @@ class TurnReady:
     def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
         if not settings.ROOST["TURN_HOST"]:
             return Done("NotOffered", "This provider runs no TURN service (ROOST_TURN_HOST is empty).")
-        credential = turn.ensure_credential(subject.instance, lease)
+        credential = turn.ensure_credential(subject.instance, lease, subject.turn_credential)
+        subject.turn_credential = credential
         return self._done(subject, credential) if turn.is_published(credential) else None
 
     def act(self, subject: Subject, lease: Lease) -> Outcome:
-        credential = turn.ensure_credential(subject.instance, lease)
+        credential = turn.ensure_credential(subject.instance, lease, subject.turn_credential)
+        subject.turn_credential = credential
         turn.publish(credential)
         subject.forget("spec", "control")
         return self._done(subject, credential)

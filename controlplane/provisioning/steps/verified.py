@@ -12,16 +12,18 @@ import json
 import secrets
 
 from django.conf import settings
-from django.db import transaction
+from django.db.models import OuterRef, Subquery
 from django.utils import timezone
 
 from controlplane import vault, wiring
 from controlplane.certificates import services as certificates
+from controlplane.fleet import routes
+from controlplane.fleet import services as fleet
 from controlplane.probes.report import WalkReport
 from controlplane.probes.walk import WalkSubject, walk
-from controlplane.provisioning.models import ProbeAccount, Walk
+from controlplane.provisioning.models import NO_PEER, ProbeAccount, Walk
 from controlplane.provisioning.subject import Subject
-from controlplane.reconcile.lease import Lease, hold
+from controlplane.reconcile.lease import Lease, holding
 from controlplane.reconcile.models import Condition
 from controlplane.reconcile.step import backoff_s
 from controlplane.values.errors import RoostError
@@ -31,6 +33,8 @@ from controlplane.values.secret import Secret
 from controlplane.values.spec import PROBE_ACCOUNT
 from tenants.models import Instance
 
+#: The pass that looks at the records again comes at once (``EdgeRouted``).
+DNS_AGAIN_S = 0.1
 #: Of so many tenants one is taken to talk with.
 CANDIDATES = 20
 
@@ -40,7 +44,7 @@ class Verified:
     needs: tuple[str, ...] = ("DnsPublished", "CertificateIssued", "TurnReady", "ServerRunning", "EdgeRouted")
 
     def observe(self, subject: Subject, lease: Lease) -> Outcome | None:
-        row = Walk.objects.filter(instance=subject.instance).first()
+        row = subject.walk
         if row is None or not row.ok or row.subject != subject_digest(subject):
             return None
         if lacks_peer(row) and peer_of(subject.instance) is not None:
@@ -48,27 +52,22 @@ class Verified:
         return _verified(row)
 
     def act(self, subject: Subject, lease: Lease) -> Outcome:
+        if subject.edge_addresses != subject.published_addresses:
+            # Its edges changed in this very pass: a walk by the old records would prove nothing of the new way.
+            return Wait("RecordsFollow", "The records have to name its edges of now first.", after_s=DNS_AGAIN_S)
         password = probe_password(subject, lease)
         digest = subject_digest(subject)
         peer = peer_of(subject.instance, attempt=lease.attempts)
-        issued = certificates.status(subject.instance)
-        report = walk(
-            WalkSubject(
-                domain=subject.domain,
-                components=subject.components,
-                account=PROBE_ACCOUNT,
-                password=password,
-                resolver=wiring.resolver(),
-                trust_roots=certificates.probe_roots(),
-                expected_serial=issued.get("serial") or None,
-                turn=bool(settings.ROOST["TURN_HOST"]),
-                peer=peer,
-                https_port=subject.spec.public_https_port,
-            )
-        )
-        row = _store(subject, lease, report, digest)
+        report = walk(walk_subject(subject, password, peer))
+        row = subject.walk = _store(subject, lease, report, digest)
         if not report.ok:
-            if peer is not None and any(step.name == "s2s" for step in report.failures):
+            failed = {step.name for step in report.failures if not step.skipped}
+            if "tls" in failed and subject.placement is not None:
+                # Perhaps it serves an old certificate: the engine is to read its files again, whatever it said before.
+                fleet.load_again(subject.placement, lease)
+                if lease.attempts:  # and that did not help: perhaps the files on the node are not ours any more
+                    fleet.apply_again(subject.placement, lease)
+            if "s2s" in failed and peer is not None:
                 _redial(subject, peer)
             return Wait("WalkFailed", report.message, after_s=backoff_s(lease.attempts), failed=True)
         return _verified(row)
@@ -77,6 +76,32 @@ class Verified:
         Walk.objects.filter(instance=subject.instance).delete()
         ProbeAccount.objects.filter(instance=subject.instance).delete()
         return Done()
+
+
+def walk_subject(subject: Subject, password: Secret, peer: DomainName | None) -> WalkSubject:
+    """What a walk through this instance has to look at. May raise ``Unavailable`` for want of trust roots."""
+    issued = subject.certificate
+    return WalkSubject(
+        domain=subject.domain,
+        components=subject.components,
+        account=PROBE_ACCOUNT,
+        password=password,
+        resolver=wiring.resolver(),
+        trust_roots=certificates.probe_roots(subject.ca_roots),
+        expected_serial=(issued.serial or None) if issued is not None else None,
+        turn=bool(settings.ROOST["TURN_HOST"]),
+        peer=peer,
+        https_port=subject.spec.public_https_port,
+        left_out=_away(subject),
+    )
+
+
+def _away(subject: Subject) -> frozenset[str]:
+    """Addresses of edges that are not reached now: those say so themselves, and no instance waits for them."""
+    rows = subject.edge_routes
+    if all(routes.is_away(row) for row in rows):
+        return frozenset()
+    return frozenset(address for row in rows if routes.is_away(row) for address in row.edge.public_addresses)
 
 
 def _redial(subject: Subject, peer: DomainName) -> None:
@@ -110,17 +135,20 @@ def _store(subject: Subject, lease: Lease, report: WalkReport, digest: str) -> W
         }
         for step in report.steps
     ]
-    with transaction.atomic():
-        hold(lease)
-        row, _ = Walk.objects.update_or_create(
+    with holding(lease):
+        row = Walk(
             instance=subject.instance,
-            defaults={
-                "at": timezone.now(),
-                "ok": report.ok,
-                "subject": digest,
-                "steps": steps,
-                "duration_s": report.duration_s,
-            },
+            at=timezone.now(),
+            ok=report.ok,
+            subject=digest,
+            steps=steps,
+            duration_s=report.duration_s,
+        )
+        Walk.objects.bulk_create(
+            [row],
+            update_conflicts=True,
+            unique_fields=["instance"],
+            update_fields=["at", "ok", "subject", "steps", "duration_s"],
         )
     return row
 
@@ -132,7 +160,7 @@ def subject_digest(subject: Subject) -> str:
     parts = [
         placement.loaded_digest,
         [name.ascii for name in subject.server_names],
-        settings.ROOST["EDGE_ADDRESSES"],
+        subject.edge_addresses,
         subject.instance.verify_generation,
         subject.instance.rotate_probe,
     ]
@@ -143,15 +171,16 @@ def probe_password(subject: Subject, lease: Lease) -> Secret:
     """The probe account's password, after making sure that the engine has the account with it."""
     instance = subject.instance
     context = f"probe:{instance.key}"
-    with transaction.atomic():
-        hold(lease)
-        row = ProbeAccount.objects.filter(instance=instance).first()
-        if row is None or row.rotation != instance.rotate_probe:
-            sealed = vault.seal(context, Secret(secrets.token_urlsafe(24)))
-            row, _ = ProbeAccount.objects.update_or_create(
-                instance=instance,
-                defaults={"password_sealed": sealed, "rotation": instance.rotate_probe, "applied": False},
-            )
+    row = subject.probe_account
+    if row is None or row.rotation != instance.rotate_probe or not row.applied:
+        # Held also where there is nothing to write: nobody else's password replaces that of a newer pass.
+        with holding(lease):
+            row = row or ProbeAccount(instance=instance)
+            if row.pk is None or row.rotation != instance.rotate_probe:
+                row.password_sealed = vault.seal(context, Secret(secrets.token_urlsafe(24)))
+                row.rotation, row.applied = instance.rotate_probe, False
+                row.save()
+        subject.probe_account = row
     password = vault.unseal(context, row.password_sealed)
     local = Localpart(PROBE_ACCOUNT)
     made = subject.control.create_account(local, password)
@@ -168,8 +197,8 @@ def lacks_peer(row: Walk) -> bool:
 
 
 def lonely(instance: Instance) -> list[str]:
-    """Keys of the other instances whose walk lacked a peer, sorted; the database looks into the steps."""
-    rows = Walk.objects.filter(ok=True, steps__contains=[{"name": "s2s", "skipped": True}]).exclude(instance=instance)
+    """Keys of the other instances whose walk lacked a peer, sorted."""
+    rows = Walk.objects.filter(ok=True, steps__contains=NO_PEER).exclude(instance=instance)
     return list(rows.order_by("instance__key").values_list("instance__key", flat=True))
 
 
@@ -179,14 +208,11 @@ def peer_of(instance: Instance, *, attempt: int = 0) -> DomainName | None:
     Only one that talks with this instance at all: what a tenant blocks must not keep others from being verified.
     ``attempt``: how many walks failed in a row; each asks the next candidate, for the fault may be the peer's.
     """
-    ready = (
-        Condition.objects.filter(kind="Instance", type="Ready", status="True")
-        .exclude(object_id=instance.key)
-        .order_by("last_transition", "object_id")
-        .values_list("object_id", flat=True)[:CANDIDATES]
-    )
-    found = {row.key: row for row in Instance.objects.whole().filter(key__in=list(ready))}
-    peers = [found[key] for key in ready if key in found and found[key].should_run]
+    ready = Condition.objects.filter(kind="Instance", type="Ready", status="True")
+    others = ready.exclude(object_id=instance.key).order_by("last_transition", "object_id")
+    since = Subquery(ready.filter(object_id=OuterRef("key")).values("last_transition")[:1])
+    rows = Instance.objects.whole().filter(key__in=others.values("object_id")[:CANDIDATES]).annotate(ready_since=since)
+    peers = [other for other in rows.order_by("ready_since", "key") if other.should_run]
     peers = [other for other in peers if not _blocks(instance, other) and not _blocks(other, instance)]
     if peers:
         return DomainName(peers[attempt % len(peers)].domain.name)

@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.contract.engine.suite", "tests.contract.engine.features")
+pytest.register_assert_rewrite(
+    "tests.contract.engine.suite", "tests.contract.engine.features", "tests.contract.engine.portable_data"
+)

@@ -167,6 +167,34 @@ class FeatureContract:
 
         run(steps())
 
+    def test_where_outages_are_told(self, world: World) -> None:
+        """XEP-0455 §2.1: at the domain alone, changed by a reload with every session kept, and gone when unset."""
+        jid = account(world, "worrier")
+        url = "https://status.example/status/acme.example/outage.json?\"'<&>]]"
+
+        async def addresses(client: Any, target: str) -> list[list[str | None]]:
+            found = []
+            for form_ in (await info(client, target)).iter(q("x", DATA)):
+                values = {
+                    f.get("var"): [v.text for v in f.iter(q("value", DATA))] for f in form_.iter(q("field", DATA))
+                }
+                if values.get("FORM_TYPE") == ["urn:xmpp:sos:0"]:
+                    found.append(values["external-status-addresses"])
+            return found
+
+        async def steps() -> None:
+            async with session(world, jid) as client:
+                for wanted in (url, url + "2"):
+                    await asyncio.to_thread(world.acme.change, outage_url=wanted)
+                    assert await addresses(client, world.acme.domain) == [[wanted]]
+                    assert await addresses(client, str(world.acme.spec.components.muc)) == []
+                answer = await info(client, world.acme.domain)
+                assert "abuse-addresses" in ET.tostring(answer, encoding="unicode")
+                await asyncio.to_thread(world.acme.change, outage_url="")
+                assert await addresses(client, world.acme.domain) == []
+
+        run(steps())
+
     def test_messages_are_archived_for_both(self, world: World) -> None:
         ann, bob = account(world, "mam-ann"), account(world, "mam-bob")
 

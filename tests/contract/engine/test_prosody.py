@@ -99,6 +99,7 @@ class TestProsodyAlone:
         [
             ([proxy_v2.header(("192.0.2.7", 4000), ("192.0.2.1", 5223))], "192.0.2.7"),
             ([proxy_v2.header(("2001:db8::7", 4000), ("2001:db8::1", 5223))], "2001:db8::7"),
+            ([proxy_v2.header(("::ffff:192.0.2.9", 4000), ("2001:db8::1", 5223))], "192.0.2.9"),
             ([proxy_v2.header(("192.0.2.8", 4000), ("192.0.2.1", 5223), extra=b"\x04\x00\x03abc" * 20)], "192.0.2.8"),
             ([bytes((b,)) for b in proxy_v2.header(("192.0.2.9", 4000), ("192.0.2.1", 5223))], "192.0.2.9"),
             ([proxy_v2.SIGNATURE + b"\x20\x00\x00\x00"], "127.61.1.1"),  # LOCAL: the edge itself
@@ -120,6 +121,7 @@ class TestProsodyAlone:
                 stream.sendall(HELLO)
                 heard(stream, b"</stream:features>")
                 assert address in self.addresses(world)
+                assert f":{address}" not in self.addresses(world)
 
     @staticmethod
     def addresses(world: World) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import signal
 import socket
 import stat
 from dataclasses import replace
@@ -174,6 +175,38 @@ def test_a_dead_process_is_started_again(node: Node) -> None:
     (node.place / "programs" / f"roost-{bundle.key}.conf").unlink()
     node.start()
     assert node.converge(bundle)[bundle.key].running
+    assert accepts(bundle)
+
+
+def test_a_restart_that_is_wished_for_is_done_once_for_each_wish(node: Node) -> None:
+    bundle = node.bundle()
+    wish = replace(bundle, restart=True)
+    assert wish.digest() == bundle.digest(), "it is a wish, and nothing that the instance is"
+    node.converge(bundle)
+    before = processes_of(bundle.user)
+    foretold = node.converge(wish, check=True)[bundle.key]
+    assert (foretold.changed, processes_of(bundle.user)) == (True, before)
+    applied = node.converge(wish)[bundle.key]
+    assert (applied.restarted, applied.running, applied.error) == (True, True, "")
+    after = processes_of(bundle.user)
+    assert not set(before) & set(after)
+    assert node.converge(bundle)[bundle.key].changed is False
+    assert processes_of(bundle.user) == after
+
+
+def test_a_process_that_hangs_is_not_waited_for(node: Node) -> None:
+    """Asked to end it would take ten minutes, and the run has one."""
+    bundle = node.bundle()
+    bundle = replace(bundle, program=replace(bundle.program, stop_wait_s=600))
+    node.converge(bundle)
+    before = processes_of(bundle.user)
+    for pid in before:
+        os.kill(pid, signal.SIGSTOP)
+    wish = replace(bundle, restart=True, hangs=True)
+    assert wish.digest() == bundle.digest()
+    applied = node.converge(wish, timeout_s=60)[bundle.key]
+    assert (applied.restarted, applied.running, applied.error) == (True, True, "")
+    assert not set(before) & set(processes_of(bundle.user))
     assert accepts(bundle)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ def world() -> Iterator[w.World]:
                 directory / engine / "certs", host.domain, host.certificate_names(), expired=host.issuer == "expired"
             )
         with contextlib.ExitStack() as stack:
+            # Another set of tests may run beside this one and need the same addresses: it waits.
+            lock = stack.enter_context((Path(tempfile.gettempdir()) / "roost-tests-probes.lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
             stack.enter_context(w.knot(directory / "knot"))
             stack.enter_context(w.prosody(directory / "prosody"))
             stack.enter_context(ejabberd(directory / "ejabberd"))

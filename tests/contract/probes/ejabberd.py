@@ -66,6 +66,7 @@ def ejabberd_config(directory: Path, host: Host) -> str:
             "mod_carboncopy": {},
             "mod_client_state": {},
             "mod_disco": {},
+            "mod_time": {},
             "mod_host_meta": {"bosh_service_url": f"https://{base}/bosh", "websocket_url": f"wss://{base}/ws"},
             "mod_http_api": {},
             "mod_http_upload": {

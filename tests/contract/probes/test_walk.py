@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +85,8 @@ SRV = ["_xmpps-client._tcp.halfsrv.example", "_xmpps-server._tcp.halfsrv.example
         ("lockedrooms.example", "muc", ["cannot be entered: not-allowed"]),
         ("noturn.example", "turn", ["announces no TURN service"]),
         ("badturn.example", "turn", ["401"]),
+        ("closedturn.example", "turn", ["403"]),
+        ("deadturn.example", "turn", ["The TURN server", "in time"]),
         ("noaddress.example", "host-meta", ["noaddress.example has no address"]),
         ("nohostmeta.example", "host-meta", ["404"]),
         ("deadsocket.example", "host-meta", ["refused the WebSocket"]),
@@ -103,7 +107,7 @@ def test_a_wrong_password_is_the_logins_fault(world: World) -> None:
     assert report.step("host-meta").ok
     assert "wrong" not in report.message
     skipped = [step.name for step in report if step.skipped and not step.ok]
-    assert skipped == ["disco", "archive", "upload", "muc", "turn", "s2s"]
+    assert skipped == ["disco", "archive", "upload", "muc", "turn", "clock", "s2s"]
 
 
 def test_another_certificate_than_the_expected_one_is_named_with_both_serials(world: World) -> None:
@@ -172,3 +176,31 @@ def test_ejabberd_passes_as_well(world: World) -> None:
     report = walk(subject(world, "ej.example"))
     assert report.ok, report.message
     assert not any(step.skipped for step in report)
+
+
+@pytest.mark.parametrize(
+    ("domain", "cause"),
+    [
+        ("badturn.example", "TurnWrongSecret"),
+        ("closedturn.example", "RelayClosed"),
+        ("deadturn.example", "TurnUnreachable"),
+    ],
+)
+def test_a_relay_that_does_not_work_has_its_cause(world: World, domain: str, cause: str) -> None:
+    report = walk(subject(world, domain))
+    assert [step.name for step in report.failures] == ["turn"]
+    assert report.step("turn").details["cause"] == cause
+
+
+@pytest.mark.parametrize(("off_s", "words"), [(3600, "behind"), (-3600, "ahead")])
+def test_a_clock_that_is_off_by_an_hour_is_said(
+    world: World, monkeypatch: pytest.MonkeyPatch, off_s: int, words: str
+) -> None:
+    # Only the clock that the step compares with: OpenSSL keeps the true time.
+    real = time.time
+    monkeypatch.setattr("controlplane.probes.clock.time", SimpleNamespace(time=lambda: real() + off_s))
+    report = walk(subject(world, "good.example"))
+    assert [step.name for step in report.failures] == ["clock"]
+    # The server tells whole seconds.
+    assert re.search(rf"is (3599|3600|3601) s {words}\.", report.step("clock").message)
+    assert report.step("clock").details["cause"] == "ClockOff"

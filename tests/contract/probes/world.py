@@ -26,6 +26,7 @@ DNS = "127.67.0.3"
 PROSODY = "127.67.0.1"
 EJABBERD = "127.67.0.2"
 TURN = "127.67.0.5"
+CLOSED_TURN = "127.67.0.6"  # answers, and relays to no loopback address
 SILENT = "127.67.0.98"  # takes connections while a test wants it to, and says nothing
 NOBODY = "127.67.0.99"  # nothing listens there
 TURN_SECRET = "a-turn-secret"
@@ -51,6 +52,7 @@ class Host:
     mute: tuple[str, ...] = ()  # components that are there and can do nothing
     without: tuple[str, ...] = ()  # Prosody modules left out
     turn_secret: str = TURN_SECRET
+    turn_host: str = "turn.example"
     settings: str = ""  # further Prosody lines for the host
     upload_url: str = ""
     room_settings: str = "modules_enabled = { 'muc_mam' }; muc_log_by_default = true"
@@ -87,6 +89,8 @@ HOSTS = (
     Host("noturn.example", without=("turn_external",)),
     Host("noextdisco.example", without=("turn_external", "external_services")),
     Host("badturn.example", turn_secret="not-the-secret"),
+    Host("closedturn.example", turn_host="closed-turn.example"),
+    Host("deadturn.example", turn_host="dead.example"),
     Host("plainonly.example", settings='disable_sasl_mechanisms = { "SCRAM-SHA-1", "SCRAM-SHA-256" }'),
     Host("noaddress.example", address=False),
     Host("nohostmeta.example", host_meta="none"),
@@ -147,6 +151,7 @@ def zone_text() -> str:
         "@ NS ns.example.",
         f"ns A {DNS}",
         f"turn A {TURN}",
+        f"closed-turn A {CLOSED_TURN}",
     ]
     for host in HOSTS:
         target = f"xmpp.hosts.{host.domain}."
@@ -199,7 +204,7 @@ def prosody_config(directory: Path) -> str:
             f"VirtualHost {lua(host.domain)}\n"
             f"  modules_enabled = {{ {', '.join(map(lua, enabled))} }}\n"
             f"  modules_disabled = {{ {', '.join(map(lua, host.without))} }}\n"
-            f"  turn_external_host = 'turn.example'; turn_external_secret = {lua(host.turn_secret)}\n"
+            f"  turn_external_host = {lua(host.turn_host)}; turn_external_secret = {lua(host.turn_secret)}\n"
             f"  {host.settings}\n"
             f"  http_files_dir = '{directory}/www/{host.domain}'; http_paths = {{ files = '/' }}\n"
         )
@@ -248,7 +253,7 @@ def prosody_shell(path: Path, command: str) -> str:
     )
     text = command.replace("&", "&amp;").replace("<", "&lt;")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as s:
-        s.settimeout(10)
+        s.settimeout(60)  # on a busy machine it is still loading its hosts
         s.connect(str(path))
         s.sendall(f"{header}<repl-input>{text}</repl-input>".encode())
         data = b""
@@ -301,10 +306,13 @@ def prosody(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def turn(directory: Path) -> Iterator[None]:
-    directory.mkdir()
-    config = turn_config(directory, TURN, allow_loopback_peers=True)
-    with coturn(directory, config):
-        Coturn(Path(config.database), config.realm).add_secret(Secret(TURN_SECRET))
+    with contextlib.ExitStack() as stack:
+        for address in (TURN, CLOSED_TURN):
+            here = directory / address
+            here.mkdir(parents=True)
+            config = turn_config(here, address, allow_loopback_peers=address == TURN)
+            stack.enter_context(coturn(here, config))
+            Coturn(Path(config.database), config.realm).add_secret(Secret(TURN_SECRET))
         yield
 
 

@@ -47,7 +47,7 @@ def operator(db, token):
 @pytest.fixture
 def ours(token, acme):
     """Acme's own token with everything that an organisation may have."""
-    return token(acme, "read", "instances", "accounts", "rooms")
+    return token(acme, "read", "instances", "accounts", "rooms", "backups")
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from django.db import close_old_connections, transaction
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi import checks
 
+from controlplane.fleet.rollouts import start_rollout
 from tenants import services
 from tenants.principal import ALL_SCOPES, SYSTEM
+from tests.db.fleet.driven import make_node
 
 pytestmark = [pytest.mark.db, pytest.mark.django_db]
 
@@ -28,7 +30,9 @@ class Undone(Exception):
 
 def call(case, token: str) -> None:
     for name in list(case.path_parameters):
-        known = {"key": KEYS["key"], "slug": "basic" if "/plans/" in case.path else "acme"}
+        known = {"key": KEYS["key"], "slug": "basic" if "/plans/" in case.path else "acme", "number": KEYS["rollout"]}
+        if "/nodes/" in case.path:
+            known["name"] = "n1"
         if name in known and len(str(case.path_parameters[name])) % 2:
             case.path_parameters[name] = known[name]
     case.headers["Authorization"] = f"Bearer {token}"
@@ -55,7 +59,8 @@ def _connection_stays():
 
 
 def test_every_call_holds(instance, theirs):
-    KEYS["key"] = instance.key
+    make_node("n1", 1, prepared="digest")
+    KEYS.update(key=instance.key, rollout=str(start_rollout(kind="prepare", principal=SYSTEM).pk))
     _, text = services.create_token(name="t", scopes=sorted(ALL_SCOPES), principal=SYSTEM)
     schema = schemathesis.openapi.from_wsgi("/api/v1/schema/", get_wsgi_application())
     seen = 0
@@ -78,4 +83,4 @@ def test_every_call_holds(instance, theirs):
             warnings.simplefilter("ignore")
             run()
         seen += 1
-    assert seen >= 55
+    assert seen >= 72

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
+from django.db.models import Model
 from django.urls import get_resolver
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from controlplane.api.v1 import urls
 from controlplane.api.v1.base import View
+from controlplane.backups import repositories
+from controlplane.backups.models import Backup, Drill, Place, Repository, Restore
 from controlplane.fleet.models import Node
+from controlplane.monitoring import incidents
+from controlplane.monitoring.models import Incident, Maintenance, S2sLink, Subscription
 from tenants import services
 from tenants.models import AuditEvent, Domain, Instance
 from tenants.principal import SYSTEM
@@ -19,6 +27,8 @@ OPEN = {"schema", "docs"}
 WRITES = ("post", "put", "patch", "delete")
 #: Routes that show each principal its own part; a stranger gets them, without the others' rows.
 OWN_PART = {"root", "organisations", "domains", "instances", "events", "audit", "plans", "plan"}
+OWN_PART |= {"links", "incidents", "subscriptions", "maintenances"}
+OWN_PART |= {"restores", "drills", "backups", "backup-repositories"}
 
 
 def views():
@@ -33,8 +43,24 @@ def methods_of(pattern) -> list[str]:
 
 def address_of(pattern, instance) -> str:
     """The route filled in with another organisation's things; a new kind of parameter fails here."""
-    values = {"key": instance.key, "username": "alice", "jid": "bob@globex.roost.example", "prefix": "zzzzzzzzzz"}
+    values = {
+        "key": instance.key,
+        "username": "alice",
+        "jid": "bob@globex.roost.example",
+        "prefix": "zzzzzzzzzz",
+        "number": "1",
+        "remote": "acme.roost.example",
+        "incident": Incident.objects.get().key,
+    }
     route = str(pattern.pattern)
+    for prefix, model in (("subscriptions/", Subscription), ("maintenance/", Maintenance)):
+        if route.startswith(prefix):
+            values["number"] = str(model.objects.get().pk)
+    kept: tuple[tuple[str, type[Model]], ...] = (("restores/", Restore), ("drills/", Drill))
+    kept += (("backups/", Backup), ("backup-repositories/", Repository))
+    for prefix, model in kept:
+        if route.startswith(prefix) and "key" in pattern.pattern.converters:
+            values["key"] = model.objects.get().key
     values["slug"] = "basic" if route.startswith("plans/") else "globex"
     values["name"] = {"nodes": "n1", "organisations": instance.domain.name}.get(route.split("/")[0], "lobby")
     for name in pattern.pattern.converters:
@@ -46,6 +72,19 @@ def address_of(pattern, instance) -> str:
 @pytest.fixture
 def world(instance, theirs):
     Node.objects.create(name="n1", address="127.0.0.1", instance_network="127.1.0.0/24", root="/srv", state_dir="/srv")
+    incidents.open_incident(
+        kind="check", subject="x", cause="LoginFails", title="globex", message="globex", instance=theirs
+    )
+    Subscription.objects.create(organisation=theirs.organisation, kind="webhook", target="https://globex.example/")
+    for one, other in ((instance, theirs), (theirs, instance)):
+        S2sLink.objects.create(instance=one, remote=other.domain.name, peer=other)
+    Place.objects.create(name="here", url="/srv/backups", is_default=True)
+    repository = repositories.ensure(theirs)
+    Restore.objects.create(repository=repository, instance=theirs, instance_key=theirs.key, mode="part")
+    Drill.objects.create(repository=repository)
+    Backup.objects.create(repository=repository, kind="full", trigger="manual", state="done")
+    now = timezone.now()
+    Maintenance.objects.create(instance=theirs, starts_at=now, ends_at=now + datetime.timedelta(hours=1), message="m")
     return theirs
 
 
@@ -75,7 +114,7 @@ def test_a_stranger_gets_nothing_of_others(world, ours):
                 assert answer.status_code == 200, f"{name} {method}"
                 assert b"globex" not in answer.content.lower(), name
                 assert world.key.encode() not in answer.content, name
-            elif name == "instances":  # a POST with an empty body is no use of anybody's
+            elif name in ("instances", "subscriptions"):  # a POST with an empty body is no use of anybody's
                 assert answer.status_code == 400
             else:
                 assert answer.status_code in (403, 404), f"{name} {method}: {answer.status_code}"
@@ -121,12 +160,12 @@ def test_a_scope_opens_only_its_own(world, token, globex):
 
 
 def test_operators_things_are_the_operators(world, ours, operator):
-    for path in ("nodes/", "nodes/n1/", "tokens/"):
+    for path in ("nodes/", "nodes/n1/", "nodes/n1/blast-radius/", "rollouts/", "tokens/"):
         assert ours.get(f"/api/v1/{path}").status_code == 403
         assert operator.get(f"/api/v1/{path}").status_code == 200
     assert ours.post("/api/v1/nodes/n1/cordon/").status_code == 403
     assert operator.post("/api/v1/nodes/n1/cordon/").json()["accepting"] is False
-    assert Node.objects.get().accepting is False
+    assert Node.objects.get().standing == Node.CORDONED
     assert operator.post("/api/v1/nodes/n1/uncordon/").json()["accepting"] is True
     assert list(AuditEvent.objects.order_by("-id").values_list("action", flat=True)[:2]) == [
         "node.uncordon",
@@ -156,4 +195,15 @@ def test_closed_plans_are_the_operators(plan, ours, operator):
 
 def test_no_other_routes_lead_into_the_api():
     prefixes = {str(p.pattern) for p in get_resolver().url_patterns}
-    assert prefixes == {"", "healthz", "readyz", ".well-known/acme-challenge/<str:token>", "api/v1/", "admin/"}
+    assert prefixes == {
+        "",
+        "healthz",
+        "readyz",
+        "portal/",  # its tests walk its routes
+        "accounts/",  # allauth's
+        "address",  # where the asker comes from
+        ".well-known/acme-challenge/<str:token>",
+        "status/",
+        "api/v1/",
+        "admin/",
+    }

@@ -79,6 +79,7 @@ class Room:
             names=[DomainName(n) for n in names],
             challenge_targets=targets or {},
             lease=self.lease(instance),
+            known=Certificate.objects.filter(instance=instance).first(),
         )
 
     def condition(self, instance: Instance):

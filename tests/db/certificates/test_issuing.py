@@ -282,7 +282,7 @@ def test_whoever_lost_the_lease_writes_nothing(room, instance):
     lease = room.lease(instance)
     room.lease(instance)
     with pytest.raises(LeaseLost):
-        services.want(instance, names=[DomainName(NAMES[0])], challenge_targets={}, lease=lease)
+        services.want(instance, names=[DomainName(NAMES[0])], challenge_targets={}, lease=lease, known=None)
     assert not Certificate.objects.exists()
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 
 from controlplane.reconcile import lease as leases
 from controlplane.reconcile.lease import LeaseLost
@@ -189,6 +191,88 @@ def test_nobody_claims_while_the_holder_writes() -> None:
         thread.join()
         assert taken == []
     assert len(claim()) == 1
+
+
+def test_nobody_claims_while_the_holder_writes_after_its_first_statement() -> None:
+    leases.touch("Toy", "a", "q")
+    (mine,) = claim(lease_s=0.01)
+    time.sleep(0.05)
+    taken: list[leases.Lease] = []
+
+    def other() -> None:
+        taken.extend(claim())
+        connection.close()
+
+    with leases.holding(mine):
+        WorkItem.objects.filter(object_id="a").update(holder="me")
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert taken == []
+    assert len(claim()) == 1
+
+
+def _raw() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE reconcile_workitem SET holder = '100 %'")
+
+
+def _by_name() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE reconcile_workitem SET holder = %(name)s", {"name": "100 %"})
+
+
+FIRST = {
+    "ORM": lambda: WorkItem.objects.update(holder="100 %"),
+    "without parameters": _raw,
+    "parameters by name": _by_name,
+    "a nested transaction": lambda: transaction.atomic()(_raw)(),
+    "a nested hold": lambda: leases.holding(_now())(_raw)(),
+}
+
+
+def _now() -> leases.Lease:
+    row = WorkItem.objects.get()
+    return leases.Lease(row.pk, row.kind, row.object_id, row.queue, row.fence, 0)
+
+
+@pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
+def test_the_first_statement_of_a_transaction_holds_the_lease(first: Callable[[], object]) -> None:
+    leases.touch("Toy", "a", "q")
+    (mine,) = claim()
+    with leases.holding(mine):
+        first()
+        assert WorkItem.objects.get().object_id == "a"
+    assert WorkItem.objects.get().holder == "100 %"
+
+
+@pytest.mark.parametrize("first", [*FIRST.values(), lambda: None], ids=[*FIRST, "nothing"])
+def test_a_transaction_under_a_lost_lease_is_taken_back(first: Callable[[], object]) -> None:
+    leases.touch("Toy", "a", "q")
+    (old,) = claim(lease_s=0)
+    (new,) = claim()
+    with pytest.raises(LeaseLost), leases.holding(old):
+        first()
+    row = WorkItem.objects.get()
+    assert (row.fence, row.holder) == (new.fence, "test")
+
+
+def test_it_costs_no_round_trip_to_hold_the_lease() -> None:
+    leases.touch("Toy", "a", "q")
+    (mine,) = claim()
+    with CaptureQueriesContext(connection) as captured, leases.holding(mine):
+        WorkItem.objects.update(holder="me")
+    sent = [query["sql"] for query in captured if query["sql"] not in ("BEGIN", "COMMIT")]
+    assert len(sent) == 1
+    assert "pg_advisory_xact_lock_shared" in sent[0]
+
+
+def test_many_are_touched_in_one_statement() -> None:
+    leases.touch("Toy", "a", "q", after_s=3600)
+    with CaptureQueriesContext(connection) as captured, transaction.atomic():
+        leases.touch_now([("Toy", "b", "q"), ("Toy", "a", "q"), ("Toy", "b", "q")])
+    assert len([query for query in captured if "INSERT" in query["sql"]]) == 1
+    assert sorted(lease.object_id for lease in claim(limit=5)) == ["a", "b"]
 
 
 def test_a_claim_locks_a_handful_however_many_are_due() -> None:

@@ -12,6 +12,7 @@ import dns.query
 import dns.rdatatype
 import pytest
 import requests
+from django.conf import settings
 
 from controlplane import wiring
 from controlplane.reconcile import lease as leases
@@ -76,7 +77,8 @@ class World:
     def sync(self, instance: Instance) -> bool:
         lease = self.lease("Instance", instance.key)
         try:
-            return services.sync_records(instance=instance, wanted=services.records_for(instance), lease=lease)
+            wanted = services.records_for(instance, settings.ROOST["EDGE_ADDRESSES"])
+            return services.sync_records(instance=instance, wanted=wanted, lease=lease)
         finally:
             leases.release(lease, after_s=3600, attempts=0)
 

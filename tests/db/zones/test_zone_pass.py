@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from django.db import transaction
 from django.utils import timezone
 
 from controlplane import wiring
@@ -123,7 +124,7 @@ def test_one_record_that_the_server_refuses_does_not_hold_up_the_others(world, m
     assert world.served(SRV, "SRV")
 
 
-def test_drift_is_repaired_at_the_resync(world, make):
+def test_drift_is_repaired_at_the_resync(world, make, settings):
     instance = make("acme.roost.example")
     world.sync(instance)
     world.zone_pass()
@@ -135,7 +136,7 @@ def test_drift_is_repaired_at_the_resync(world, make):
     assert world.served(SRV, "SRV") == {f"0 5 5222 {instance.key}.edge.roost.example."}
     assert world.served("upload.acme.roost.example", "A") == {"192.0.2.1"}
     held = wiring.dns_driver().read(wiring.provider_zone(), [("conference.acme.roost.example", "A")])
-    assert held["conference.acme.roost.example", "A"].ttl_s == 300
+    assert held["conference.acme.roost.example", "A"].ttl_s == settings.ROOST["RECORD_TTL_S"]
     assert published(instance)
 
 
@@ -373,7 +374,7 @@ def test_a_name_that_another_instance_has_is_refused(world, make):
     world.sync(first)
     lease = world.lease("Instance", second.key)
     with pytest.raises(Conflict):
-        services.sync_records(instance=second, wanted=services.records_for(first), lease=lease)
+        services.sync_records(instance=second, wanted=services.records_for(first, ["192.0.2.1"]), lease=lease)
     assert not second.dns_records.exists()
 
 
@@ -402,3 +403,24 @@ def test_by_hand_roost_only_looks(world, make, settings):
     world.zone_pass()
     assert world.retire(instance) is True
     assert world.served(SRV, "SRV")
+
+
+MOVED = ["192.0.2.9", "2001:db8::9"]
+
+
+def test_many_instances_get_other_addresses_in_one_go(world, make):
+    one, two, far = make("acme.roost.example"), make("globex.roost.example"), make("initech.roost.example")
+    for instance in (one, two, far):
+        world.sync(instance)
+    world.zone_pass()
+    with transaction.atomic():
+        changed, others = services.readdress({one.pk: MOVED, two.pk: MOVED, far.pk: MOVED[:1]})
+    assert (changed, others) == (2, {far.pk})
+    assert not published(one)
+    world.zone_pass()
+    assert published(one)
+    for instance, address in ((one, "192.0.2.9"), (two, "192.0.2.9"), (far, "192.0.2.1")):
+        assert world.served(f"{instance.key}.edge.roost.example", "A") == {address}
+        assert world.served(f"conference.{instance.domain.name}", "A") == {address}
+    with transaction.atomic():
+        assert services.readdress({one.pk: MOVED}) == (0, set())

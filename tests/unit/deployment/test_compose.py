@@ -44,7 +44,7 @@ def test_every_queue_has_a_worker() -> None:
 def test_the_image_copies_what_the_services_run() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = {line.split()[1] for line in lines if line.startswith("COPY")}
-    assert copied == {"requirements.lock", "manage.py", "controlplane", "tenants", "ansible", "templates"}
+    assert copied == {"requirements.lock", "manage.py", "controlplane", "tenants", "ansible", "templates", "locale"}
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied == allowed
 

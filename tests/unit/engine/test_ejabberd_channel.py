@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import struct
@@ -15,6 +16,9 @@ import pytest
 
 from controlplane.drivers.engine.ejabberd import channel
 from controlplane.values.errors import InvalidInput, Rejected, Unavailable
+from controlplane.values.names import DomainName
+
+call = functools.partial(channel.call, domain=DomainName("acme.example"))
 
 
 @contextlib.contextmanager
@@ -52,30 +56,30 @@ def framed(text: str) -> bytes:
 
 def test_a_value_comes_through() -> None:
     with answering(framed('{"value": [1, "ü\\u0000"]}')) as path:
-        assert channel.call(path, "name", {"a": "\x00]]>&<ü"}, timeout_s=5) == [1, "ü\x00"]
+        assert call(path, "name", {"a": "\x00]]>&<ü"}, timeout_s=5) == [1, "ü\x00"]
 
 
 @pytest.mark.parametrize(("kind", "error"), [("refused", Rejected), ("invalid", InvalidInput), ("failed", Unavailable)])
 def test_refusals_keep_their_kind(kind: str, error: type[Exception]) -> None:
     with answering(framed(f'{{"error": "no", "kind": "{kind}"}}')) as path, pytest.raises(error, match="no"):
-        channel.call(path, "name", {}, timeout_s=5)
+        call(path, "name", {}, timeout_s=5)
 
 
 @pytest.mark.parametrize("answer", [b"", b"\0\0", b"HTTP/1.1", framed("no json"), framed("[]"), framed("{}")[:-1]])
 def test_half_answers_are_errors(answer: bytes) -> None:
     with answering(answer) as path, pytest.raises((Unavailable, Rejected)):
-        channel.call(path, "name", {}, timeout_s=5)
+        call(path, "name", {}, timeout_s=5)
 
 
 def test_silence_ends_in_time_and_tells_no_secret() -> None:
     with answering(b"", close=False) as path, pytest.raises(Unavailable, match=r"0\.2 s") as raised:
-        channel.call(path, "create_account", {"password": "hunter2"}, timeout_s=0.2)
+        call(path, "create_account", {"password": "hunter2"}, timeout_s=0.2)
     assert "hunter2" not in str(raised.value)
 
 
 def test_an_endless_answer_is_refused_unread() -> None:
     with answering(b"\xff\xff\xff\xff", close=False) as path, pytest.raises(Rejected, match="too long"):
-        channel.call(path, "list_accounts", {}, timeout_s=5)
+        call(path, "list_accounts", {}, timeout_s=5)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the directory to another user")
@@ -85,9 +89,9 @@ def test_a_link_to_another_users_socket_gets_no_call() -> None:
         link = Path(directory) / "control.sock"
         link.symlink_to(theirs)
         with pytest.raises(Rejected, match="Another user"):
-            channel.call(PurePosixPath(link), "set_password", {"password": "x"}, timeout_s=5)
+            call(PurePosixPath(link), "set_password", {"password": "x"}, timeout_s=5)
 
 
 def test_no_socket_is_unavailable() -> None:
     with pytest.raises(Unavailable):
-        channel.call(PurePosixPath("/nowhere/control.sock"), "health", {}, timeout_s=1)
+        call(PurePosixPath("/nowhere/control.sock"), "health", {}, timeout_s=1)

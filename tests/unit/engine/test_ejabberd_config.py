@@ -149,6 +149,24 @@ def test_what_a_change_costs() -> None:
     assert set(changes.values()) == {"restart"}
 
 
+def test_time_outs_of_links_are_in_seconds() -> None:
+    """ejabberd takes plain numbers for seconds; as milliseconds they were a thousand times too long, and no error."""
+    found = yaml.safe_load(config.render(SPEC))
+    assert 0 < found["s2s_dns_timeout"] * found["s2s_dns_retries"] < 10
+    assert 5 <= found["outgoing_s2s_timeout"] <= 10
+    assert 0 < found["s2s_max_retry_delay"] <= 5
+    assert found["negotiation_timeout"] == 30
+    assert found["s2s_timeout"] == 3600
+
+
+def test_links_are_published_by_wish_alone() -> None:
+    def modules(publish_links: bool) -> set[str]:
+        return set(yaml.safe_load(config.render(dataclasses.replace(SPEC, publish_links=publish_links)))["modules"])
+
+    assert modules(True) - modules(False) == {"mod_roost_serverinfo"}
+    assert modules(False) <= modules(True)
+
+
 def test_no_secret_is_on_the_command_line() -> None:
     program = driver.program(SPEC)
     assert not [text for text in (*program.argv, *(v for _, v in program.env)) if "s3cret" in text]

@@ -139,6 +139,7 @@ def test_a_secret_is_in_the_file_that_a_reload_takes_and_in_no_repr() -> None:
         {"s2s_blocked": (DomainName("bad.example"),)},
         {"limits": Limits(upload_max_bytes=1, archive_days=2, c2s_bytes_per_s=5)},
         {"language": "de"},
+        {"publish_links": True},
         {"edge_addresses": ("127.77.0.2",)},
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pwd
@@ -171,6 +172,48 @@ def test_reports_are_counted_and_failures_named(tmp_path: Path, capsys: pytest.C
     assert said.splitlines()[-1] == "3 passed, 2 failed, 2 skipped"
 
 
+def test_a_job_waits_for_others_and_lets_those_behind_it_go_first(tmp_path: Path) -> None:
+    log = tmp_path / "order"
+    script = "import sys, time; f = open({!r}, 'a'); f.write('{}+'); f.flush(); time.sleep({}); f.write('{}-')"
+
+    def noted(name: str, seconds: float, *after: str) -> jobs.Job:
+        made = job(tmp_path, name, script.format(str(log), name, seconds, name))
+        return dataclasses.replace(made, after=frozenset(after))
+
+    row = [noted("a", 1.5), noted("b", 0.0, "a", "not run"), noted("c", 0.0)]
+    jobs.run_all(row, jobs.Count(), at_once=2, logs=tmp_path / "logs")
+    said = log.read_text()
+    assert said.index("c+") < said.index("a-") < said.index("b+")
+    with pytest.raises(ValueError, match="b stands before"):
+        jobs.run_all([row[1], row[0]], jobs.Count(), at_once=2, logs=tmp_path / "logs")
+
+
+def test_a_job_that_cannot_be_started_ends_the_others(tmp_path: Path) -> None:
+    long = job(tmp_path, "long", "import time; time.sleep(25)")
+    missing = dataclasses.replace(job(tmp_path, "missing", ""), argv=[str(tmp_path / "nothing")])
+    behind = dataclasses.replace(
+        job(tmp_path, "behind", f"open({str(tmp_path / 'ran')!r}, 'w')"), after=frozenset({"long"})
+    )
+    with pytest.raises(FileNotFoundError):
+        jobs.run_all([missing, long, behind], jobs.Count(), at_once=2, logs=tmp_path / "logs")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nobody_needs_the_stack_any_more_when_it_is_broken(tmp_path: Path) -> None:
+    wanted = testing.Wanted()
+    here = dataclasses.replace(layout(tmp_path), clone=Path(__file__).resolve().parents[3])
+    (here.state / "home").mkdir(parents=True)
+    heavy, light = testing._own_servers(here, {"ROOST_DATABASE_URL": "postgresql:///x"})
+    sets = [testing._pytest(here, {}, name, []) for name in testing._stack_sets(here, wanted)]
+    row = testing._in_order(heavy, light, sets)
+    names = [one.name for one in row]
+    assert len(set(names)) == len(names)
+    assert {one.name for one in (*heavy, *light, *sets)} == set(names)
+    (faults,) = [one for one in row if one.name == "faults"]
+    assert {"db", "stack", "migrations", "OpenAPI schema"} <= faults.after
+    assert faults.after <= set(names[: names.index("faults")])
+
+
 def test_a_run_without_tests_is_no_success(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="No test ran"):
         jobs.verdict(jobs.Count())
@@ -200,3 +243,24 @@ def test_an_engine_with_an_empty_environment_is_known_by_its_user(
     finally:
         engine.kill()
         engine.wait(timeout=10)
+
+
+def test_processes_of_containers_and_labs_are_nobodys_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host of a lab has a user of its own with the same number, and its processes are seen here."""
+    if os.geteuid() != 0:
+        pytest.skip("namespaces need root")
+    me = pwd.getpwuid(os.getuid())
+    tenant = pwd.struct_passwd((*me[:2], 59_322, *me[3:5], str(tmp_path / "instances" / "k"), me[6]))
+    monkeypatch.setattr(pwd, "getpwall", lambda: [me, tenant])
+    become = ["setpriv", "--reuid=59322", "--clear-groups", "sh", "-c", "echo; exec sleep 60"]
+    argv = ["unshare", "--pid", "--fork", "--kill-child=SIGKILL", *become]
+    holder = subprocess.Popen(argv, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert leftovers.of_tenants(tmp_path / "instances") == []
+    finally:
+        holder.kill()
+        holder.wait(timeout=10)

@@ -6,6 +6,7 @@ import base64
 import json
 import stat
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ def test_bundles_are_one_opaque_string() -> None:
     assert "{" not in packed
 
 
-def test_a_node_by_ssh_is_addressed_and_root_is_asked_for() -> None:
-    values = driver._values(TARGET, [BUNDLE], 5, 90.0)
+def test_a_node_by_ssh_is_addressed_and_root_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver.SshLine, "open", lambda self: None)
+    values = {**driver._values(TARGET, [BUNDLE], 5, 90.0), **driver.AnsibleNode(tmp_path, tmp_path)._reach(TARGET)}
     assert (values["ansible_host"], values["ansible_port"], values["ansible_user"]) == ("192.0.2.1", 2222, "admin")
     assert values["ansible_become"] is True
     assert (values["roost_fence"], values["roost_lock_timeout_s"]) == (5, 45)
@@ -85,4 +87,4 @@ def test_a_directory_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     node = driver.AnsibleNode(tmp_path / "file" / "a")
     with pytest.raises(Unavailable, match="cannot be written"):
-        node.converge(TARGET, [BUNDLE], fence=1, timeout_s=1)
+        node.converge(replace(TARGET, connection="local"), [BUNDLE], fence=1, timeout_s=1)

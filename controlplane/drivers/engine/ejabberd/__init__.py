@@ -6,6 +6,8 @@ control channel in ``channel`` and ``control``, and what Debian's ejabberd lacks
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from controlplane.drivers.engine.base import EngineControl, EngineDriver
 from controlplane.drivers.engine.ejabberd import config, launch
 from controlplane.drivers.engine.ejabberd.control import EjabberdControl
@@ -25,8 +27,8 @@ class EjabberdDriver:
     def program(self, spec: InstanceSpec) -> Program:
         return launch.program(spec)
 
-    def control(self, spec: InstanceSpec) -> EngineControl:
-        return EjabberdControl(spec)
+    def control(self, spec: InstanceSpec, socket: Path | None = None) -> EngineControl:
+        return EjabberdControl(spec, socket)
 
 
 driver: EngineDriver = EjabberdDriver()

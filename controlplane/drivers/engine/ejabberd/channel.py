@@ -10,24 +10,25 @@ import json
 import socket
 import struct
 import time
-from pathlib import PurePosixPath
+from pathlib import PurePath
 from typing import Any
 
 from controlplane.drivers.engine import peer
 from controlplane.values.errors import InvalidInput, Rejected, Unavailable
+from controlplane.values.names import DomainName
 
 #: Enough for 100,000 accounts; what comes from a tenant's process must not fill our memory.
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
-def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s: float) -> Any:
-    """Call ``name`` with ``arguments``; its value.
+def call(path: PurePath, name: str, arguments: dict[str, Any], *, domain: DomainName, timeout_s: float) -> Any:
+    """Call ``name`` with ``arguments`` at the instance of ``domain``; its value. Another instance refuses.
 
     Raises ``Unavailable`` when nothing answers within ``timeout_s`` seconds, ``Rejected`` for a refusal and
     ``InvalidInput`` for a value that ejabberd could never take. Arguments may hold secrets: they are in no error.
     """
     deadline = time.monotonic() + timeout_s
-    message = json.dumps({"name": name, "arguments": arguments}).encode()
+    message = json.dumps({"name": name, "domain": domain.ascii, "arguments": arguments}).encode()
     try:
         with socket.socket(socket.AF_UNIX) as stream:
             stream.settimeout(timeout_s)

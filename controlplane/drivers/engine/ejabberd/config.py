@@ -30,6 +30,8 @@ LISTENERS = {
     "s2s_tls": ("roost_edge_s2s", True),
     "https": ("roost_edge_http", True),
 }
+#: How often a changed list of links is published (XEP-0485) at most, in seconds.
+LINKS_EVERY_S = 180
 BOSH_PATH, WEBSOCKET_PATH, UPLOAD_PATH = "/http-bind", "/xmpp-websocket", "/upload"
 #: Modules that need no option of ours.
 PLAIN_MODULES = (
@@ -113,7 +115,8 @@ def _process(spec: InstanceSpec) -> dict[str, Value]:
         "disable_sasl_mechanisms": ["digest-md5", "x-oauth2"],
         "acme": {"auto": False},
         "queue_type": Word("ram"),
-        "negotiation_timeout": 30_000,
+        # Plain numbers of these time-outs are seconds.
+        "negotiation_timeout": 30,
     }
 
 
@@ -132,12 +135,16 @@ def _federation(spec: InstanceSpec) -> dict[str, Value]:
         "s2s_use_starttls": Word("required"),
         "s2s_cafile": str(spec.paths.trust_file),
         "s2s_access": Word("s2s"),
-        "s2s_timeout": 3_600_000,
-        "s2s_dns_timeout": 3_000,
+        # How long a stream may be silent. It finds no dead link early (a write counts as life): the kernel does, by
+        # the options that roost.erl gives to every connection, and the watcher before it.
+        "s2s_timeout": 3600,
+        # A resolver that is dead costs 6 s of a dial, and one lost packet 3 s.
+        "s2s_dns_timeout": 3,
         "s2s_dns_retries": 2,
-        "outgoing_s2s_timeout": 8_000,
+        # For each address of a peer: the next is tried while its users still wait.
+        "outgoing_s2s_timeout": 8,
         # After a failure messages bounce for up to this long. The default of 5 minutes would outlast our healing.
-        "s2s_max_retry_delay": 5_000,
+        "s2s_max_retry_delay": 5,
     }
 
 
@@ -155,7 +162,7 @@ def _rules(spec: InstanceSpec) -> dict[str, Value]:
         },
         "access_rules": {
             "local": [{"allow": Word("local")}],
-            "s2s": [{"deny": Word("blocked_peer")}, {"allow": Word("all")}],
+            "s2s": [{"deny": Word("all" if spec.isolated else "blocked_peer")}, {"allow": Word("all")}],
             "nobody": [{"deny": Word("all")}],
         },
         "shaper": {"c2s": _rate(limits.c2s_bytes_per_s), "s2s": _rate(limits.s2s_bytes_per_s)},
@@ -178,6 +185,8 @@ def _rate(bytes_per_s: int) -> dict[str, Value]:
 def _listeners(spec: InstanceSpec) -> list[Value]:
     found: list[Value] = []
     for service, (module, tls) in LISTENERS.items():
+        if spec.isolated and service.startswith("s2s"):
+            continue
         options: dict[str, Value] = {
             "port": spec.listen.port(service),
             "ip": spec.listen.address,
@@ -239,7 +248,9 @@ def _storage_modules(spec: InstanceSpec) -> dict[str, Value]:
             "archive_days": max(1, limits.archive_days),
             "uploads": str(spec.paths.uploads),
             "turn": _turn(spec),
+            "outage_url": plain_text(spec.outage_url),
         },
+        **({"mod_roost_serverinfo": {"every_s": LINKS_EVERY_S}} if spec.publish_links else {}),
     }
 
 
@@ -292,19 +303,23 @@ def _service_modules(spec: InstanceSpec) -> dict[str, Value]:
                 "max_users": 1000,
             },
         },
-        "mod_proxy65": {
-            "hosts": [spec.components.proxy.ascii],
-            "hostname": spec.components.proxy.ascii,
-            "ip": spec.listen.address,
-            "port": spec.listen.proxy65_port,
-            "access": Word("local"),
-            "max_connections": 20,
-            "shaper": Word("c2s"),
-        },
+        **({} if spec.isolated else {"mod_proxy65": _proxy65(spec)}),
         "mod_host_meta": {
             "bosh_service_url": _base_url(spec) + BOSH_PATH,
             "websocket_url": _base_url(spec, "wss") + WEBSOCKET_PATH,
         },
+    }
+
+
+def _proxy65(spec: InstanceSpec) -> dict[str, Value]:
+    return {
+        "hosts": [spec.components.proxy.ascii],
+        "hostname": spec.components.proxy.ascii,
+        "ip": spec.listen.address,
+        "port": spec.listen.proxy65_port,
+        "access": Word("local"),
+        "max_connections": 20,
+        "shaper": Word("c2s"),
     }
 
 
@@ -319,6 +334,7 @@ def _messaging_modules(_spec: InstanceSpec) -> Mapping[str, Value]:
             "plugins": ["flat", "pep"],
             "last_item_cache": False,
             "max_items_node": 1000,
+            "max_subscriptions_node": 1000,  # anybody may follow an open node
             "access_createnode": Word("local"),
             "pep_mapping": {},
             # OMEMO (XEP-0384 §8): strangers have to read devices and keys, whatever an old client forgets to say.

@@ -8,18 +8,23 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from controlplane.drivers.engine.base import (
     AFFILIATIONS,
     Account,
     Health,
+    Roll,
+    RollMember,
+    RollRoom,
     Room,
     RoomSettings,
     S2sConnection,
     Usage,
 )
 from controlplane.drivers.engine.ejabberd import channel
+from controlplane.drivers.engine.ejabberd.portable import EjabberdPortable
 from controlplane.values.errors import InvalidInput, Unavailable
 from controlplane.values.names import DomainName, Jid, Localpart
 from controlplane.values.secret import Secret
@@ -30,14 +35,15 @@ LIST_TIMEOUT_S = 30.0  # lists look at each account or room
 PING_SLACK_S = 2.0  # for ejabberd to notice its own time-out first
 
 
-class EjabberdControl:
+class EjabberdControl(EjabberdPortable):
     """The control channel of one running instance. Holds no connection: each call opens its own."""
 
-    def __init__(self, spec: InstanceSpec) -> None:
+    def __init__(self, spec: InstanceSpec, socket: Path | None = None) -> None:
         self._spec = spec
+        self._socket: PurePath = socket or spec.paths.control_socket
 
     def _call(self, name: str, *, timeout_s: float = CALL_TIMEOUT_S, **arguments: Any) -> Any:
-        return channel.call(self._spec.paths.control_socket, name, arguments, timeout_s=timeout_s)
+        return channel.call(self._socket, name, arguments, domain=self._spec.domain, timeout_s=timeout_s)
 
     def health(self) -> Health:
         found = self._call("health")
@@ -84,6 +90,9 @@ class EjabberdControl:
     def delete_room(self, local: Localpart) -> bool:
         return bool(self._call("delete_room", room=local.text))
 
+    def roll(self, known: str = "") -> Roll:
+        return _roll(self._call("roll", known=known, timeout_s=LIST_TIMEOUT_S))
+
     def s2s_connections(self) -> Sequence[S2sConnection]:
         found = [S2sConnection(**entry) for entry in self._call("s2s_connections")]
         return sorted(found, key=lambda c: (c.local, c.remote, c.direction))
@@ -91,10 +100,13 @@ class EjabberdControl:
     def close_s2s(self, local: DomainName, remote: DomainName) -> int:
         return int(self._call("close_s2s", local=local.ascii, remote=remote.ascii))
 
-    def ping(self, remote: DomainName, timeout_s: float = 5.0) -> float:
-        answer = self._call("ping", remote=remote.ascii, timeout_s=timeout_s + PING_SLACK_S, wait_s=timeout_s)
+    def ping(self, remote: DomainName, timeout_s: float = 5.0, *, local: DomainName | None = None) -> float:
+        asks = local or self._spec.domain
+        answer = self._call(
+            "ping", remote=remote.ascii, local=asks.ascii, timeout_s=timeout_s + PING_SLACK_S, wait_s=timeout_s
+        )
         if "seconds" not in answer:
-            raise Unavailable(f"{remote} does not answer {self._spec.domain}: {answer.get('error') or 'no reason'}.")
+            raise Unavailable(f"{remote} does not answer {asks}: {answer.get('error') or 'no reason'}.")
         return float(answer["seconds"])
 
     def purge_dns_cache(self) -> None:
@@ -129,3 +141,15 @@ def _room(entry: dict[str, Any]) -> Room:
         subject=entry["subject"],
         affiliations={a["jid"]: a["affiliation"] for a in entry.get("affiliations") or []},
     )
+
+
+def _roll(found: dict[str, Any]) -> Roll:
+    digest, uptime_s = str(found["digest"]), float(found["uptime_s"])
+    if found["same"]:
+        return Roll(digest, uptime_s, None, None)
+    rooms = {
+        name: RollRoom(RoomSettings(**room["settings"]), room["subject"], dict(room["affiliations"]))
+        for name, room in found["rooms"].items()
+    }
+    members = {name: RollMember(*member) for name, member in found["members"].items()}
+    return Roll(digest, uptime_s, rooms, members)

@@ -6,6 +6,8 @@ what Debian's Prosody lacks in ``modules``.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from controlplane.drivers.engine.base import EngineControl, EngineDriver
 from controlplane.drivers.engine.prosody import config
 from controlplane.drivers.engine.prosody.control import ProsodyControl
@@ -31,8 +33,8 @@ class ProsodyDriver:
             open_files=spec.limits.open_files,
         )
 
-    def control(self, spec: InstanceSpec) -> EngineControl:
-        return ProsodyControl(spec)
+    def control(self, spec: InstanceSpec, socket: Path | None = None) -> EngineControl:
+        return ProsodyControl(spec, socket)
 
 
 driver: EngineDriver = ProsodyDriver()

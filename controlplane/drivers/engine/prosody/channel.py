@@ -6,15 +6,17 @@ sent. What the calls mean is left to ``control``.
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import time
-from pathlib import PurePosixPath
+from pathlib import PurePath
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from controlplane.drivers.engine import peer
 from controlplane.values.errors import InvalidInput, Rejected, Unavailable
+from controlplane.values.names import DomainName
 
 NAMESPACE = "urn:roost:control:1"
 _HEADER = "<stream:stream xmlns='xmpp:prosody.im/admin' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
@@ -22,9 +24,18 @@ _HEADER = "<stream:stream xmlns='xmpp:prosody.im/admin' xmlns:stream='http://eth
 _MAX_ANSWER_BYTES = 32 * 1024 * 1024
 
 
-def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s: float) -> Any:
-    """Call ``name`` with ``arguments``; its value.
+def call(
+    path: PurePath,
+    name: str,
+    arguments: dict[str, Any],
+    *,
+    domain: DomainName,
+    timeout_s: float,
+    payload: bytes = b"",
+) -> Any:
+    """Call ``name`` with ``arguments`` at the instance of ``domain``; its value. Another instance refuses.
 
+    ``payload``: what is long, up to half a megabyte; it goes beside the JSON, which Prosody reads slowly.
     Raises ``Unavailable`` when nothing answers within ``timeout_s`` seconds, ``Rejected`` for a refusal and
     ``InvalidInput`` for a value that Prosody could never take. Arguments may hold secrets: they are in no error.
     """
@@ -33,7 +44,7 @@ def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s
         with socket.socket(socket.AF_UNIX) as stream:
             stream.settimeout(timeout_s)
             peer.connect(stream, path)
-            stream.sendall(_HEADER.encode() + _request(name, arguments))
+            stream.sendall(_HEADER.encode() + _request(name, arguments, domain, payload))
             answer = _answer(stream, deadline)
     except TimeoutError:
         raise Unavailable(f"Prosody did not answer {name} within {timeout_s:g} s.") from None
@@ -42,9 +53,11 @@ def call(path: PurePosixPath, name: str, arguments: dict[str, Any], *, timeout_s
     return _value(name, answer)
 
 
-def _request(name: str, arguments: dict[str, Any]) -> bytes:
-    element = ET.Element("call", {"xmlns": NAMESPACE, "name": name})
+def _request(name: str, arguments: dict[str, Any], domain: DomainName, payload: bytes) -> bytes:
+    element = ET.Element("call", {"xmlns": NAMESPACE, "name": name, "domain": domain.ascii})
     element.text = json.dumps(arguments)  # ASCII, with control characters as \u escapes: fit for XML
+    if payload:
+        ET.SubElement(element, "payload").text = base64.b64encode(payload).decode()
     return ET.tostring(element)
 
 

@@ -17,17 +17,23 @@ from controlplane.values.spec import PROBE_ACCOUNT, InstanceSpec
 
 CONFIG_FILE, LIVE_FILE, MODULE_DIR = "config/prosody.cfg.lua", "config/live.cfg.lua", "config/modules"
 
+#: How often a changed list of links is published (XEP-0485) at most, in seconds.
+LINKS_EVERY_S = 180
+
 #: Prosody's names of the ports in ``values.spec.SERVICE_OFFSETS``.
 SERVICES = {"c2s": "c2s", "c2s_tls": "c2s_direct_tls", "s2s": "s2s", "s2s_tls": "s2s_direct_tls", "https": "https"}
 
 #: Not among them: ``admin_shell``, which opens the control socket; ``roost_control`` loads it when all ports are open.
-GLOBAL_MODULES = ("roost_proxy", "roost_control", "posix", "http", "limits", "s2s_auth_certs", "cron")
+GLOBAL_MODULES = (
+    *("roost_proxy", "roost_control", "roost_keepalive", "posix", "http", "limits"),
+    *("s2s_auth_certs", "cron"),
+)
 HOST_MODULES = (
     *("roster", "saslauth", "tls", "disco", "dialback", "s2s", "c2s"),
     *("private", "pep", "vcard4", "vcard_legacy", "bookmarks", "blocklist", "carbons", "mam", "offline"),
     *("smacks", "csi_simple", "cloud_notify", "s2s_smacks_timeout"),
-    *("ping", "time", "uptime", "version", "server_contact_info", "lastlog2", "log_auth"),
-    *("bosh", "websocket", "roost_host_meta", "roost_accounts", "roost_block"),
+    *("ping", "time", "uptime", "version", "roost_serverinfo", "lastlog2", "log_auth"),
+    *("bosh", "websocket", "roost_host_meta", "roost_accounts", "roost_block", "roost_outage"),
     *("invites", "invites_adhoc", "invites_register"),
 )
 COMPONENT_MODULES = ("tls", "dialback", "s2s", "disco", "ping", "s2s_smacks_timeout", "roost_block")
@@ -78,6 +84,9 @@ def render_live(spec: InstanceSpec) -> str:
         "name": spec.display_name,
         "contact_info": contacts,
         "archive_expires_after": f"{limits.archive_days}d",
+        "roost_outage_url": spec.outage_url,
+        "roost_publish_links": spec.publish_links,
+        "roost_publish_links_every": LINKS_EVERY_S,
         **_turn(spec),
     }
     upload: dict[str, Value] = {
@@ -91,7 +100,7 @@ def render_live(spec: InstanceSpec) -> str:
         "muc_room_default_language": spec.language,
     }
     overall: dict[str, Value] = {
-        "s2s_blocked": [d.ascii for d in spec.s2s_blocked],
+        "s2s_blocked": ["*"] if spec.isolated else [d.ascii for d in spec.s2s_blocked],
         "roost_edge_addresses": list(spec.edge_addresses),
         "limits": {
             "c2s": {"rate": _rate(limits.c2s_bytes_per_s)},
@@ -134,7 +143,11 @@ def _process(spec: InstanceSpec) -> dict[str, Value]:
         "daemonize": False,
         # Prosody rotates no file: what it says goes to its supervisor, which bounds it (supervisord, journald).
         "log": [{"levels": {"min": "info"}, "to": "console", "timestamps": True}],
-        "storage": "internal",
+        "default_storage": "internal",
+        # As files, an archive would be read whole for each page that a client asks for, and is cut at 10,000 messages
+        # by default; in a database it has no limit but archive_days.
+        "storage": {"archive": "sql", "muc_log": "sql"},
+        "sql": {"driver": "SQLite3", "database": str(paths.data / "archive.sqlite")},
         "modules_enabled": [*GLOBAL_MODULES, *HOST_MODULES],
         "admins": [str(jid) for jid in spec.admins],
     }
@@ -145,12 +158,16 @@ def _network(spec: InstanceSpec) -> dict[str, Value]:
     found: dict[str, Value] = {
         # The event backend lost requests on the admin socket, and roost_proxy is written for this one.
         "network_backend": "epoll",
+        # What comes by the edge, which asks clients and peers itself; roost_keepalive is for what we dial.
         "network_settings": {"tcp_keepalive": 60, "read_timeout": 300, "send_timeout": 60, "connect_timeout": 10},
         "network_default_read_size": 66_560,  # with the default of 4096 an upload took twice as long
         "interfaces": [listen.address],
-        **{f"{name}_ports": [listen.port(service)] for service, name in SERVICES.items()},
+        **{
+            f"{name}_ports": [] if spec.isolated and service.startswith("s2s") else [listen.port(service)]
+            for service, name in SERVICES.items()
+        },
         "http_ports": [],
-        "proxy65_ports": [listen.proxy65_port],
+        "proxy65_ports": [] if spec.isolated else [listen.proxy65_port],
         "proxy65_interfaces": [listen.address],
         "roost_proxied_services": list(SERVICES.values()),
         "trusted_proxies": [],
@@ -188,9 +205,13 @@ def _streams() -> dict[str, Value]:
     """What keeps streams alive and finds dead ones; the numbers were measured between two Prosodys."""
     return {
         "smacks_hibernation_time": 600,
+        # With peers that acknowledge (Prosody) a link that does not for 5 s is closed by s2s_smacks_timeout, and what
+        # was not acknowledged is sent again over the next: none lost, 5.1 s. Without the resend it would bounce.
         "smacks_enabled_s2s": True,
         "smacks_s2s_resend": True,
         "smacks_max_ack_delay": 5,
+        # A dial that is not done by then is given up and what waits for it bounces; dialback over a slow resolver and
+        # a second address (connect_timeout each) fit in.
         "s2s_timeout": 30,
     }
 

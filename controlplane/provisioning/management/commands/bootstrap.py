@@ -18,23 +18,22 @@ from django.db import transaction
 
 from controlplane import wiring
 from controlplane.certificates import authority
+from controlplane.fleet import enrol, keys
 from controlplane.fleet.models import Node
 from controlplane.reconcile import watch
 from controlplane.values.errors import RoostError, Unavailable
 from controlplane.values.names import DomainName
 from controlplane.values.records import Change, RecordSet
+from controlplane.values.secret import Secret
 from controlplane.zones import services as zones
 from tenants import services as tenants
-from tenants.models import ApiToken, Instance, Plan
+from tenants.models import ApiToken, Instance, Organisation, Plan
 from tenants.principal import ALL_SCOPES, SYSTEM
+from tenants.services import people
 
 PASSWORD_VARIABLE = "ROOST_OPERATOR_PASSWORD"  # noqa: S105  (the name of one)
-NODE_FIELDS = frozenset(
-    {
-        *("name", "connection", "runtime", "address", "public_addresses", "instance_network", "base_port", "root"),
-        *("state_dir", "runtime_dir", "supervisor_socket", "control_group", "memory_mib", "accepting"),
-    }
-)
+PERSON_VARIABLE = "ROOST_PERSON_PASSWORD"
+NODE_FIELDS = enrol.FIELDS | {"name", "connection", "address", "host_key"}
 PLANS: tuple[dict[str, Any], ...] = (
     {"slug": "small", "name": "Small", "max_accounts": 25, "max_rooms": 50, "memory_mib": 256},
     {"slug": "standard", "name": "Standard", "max_accounts": 250, "max_rooms": 500, "memory_mib": 512},
@@ -58,6 +57,11 @@ class Command(BaseCommand):
             "--operator", metavar="NAME", help=f"make this operator; the password comes from {PASSWORD_VARIABLE}"
         )
         parser.add_argument("--token", metavar="NAME", help="make an operator's API token of this name and print it")
+        parser.add_argument(
+            "--person",
+            metavar="ORGANISATION=MAIL",
+            help=f"only make this owner of an organisation, for the portal; the password comes from {PERSON_VARIABLE}",
+        )
         parser.add_argument("--node", metavar="JSON", help="enrol or change a node: the fields of the model as JSON")
         parser.add_argument(
             "--address",
@@ -69,13 +73,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
+            if options["person"]:
+                self.stdout.write(json.dumps({"person": _person(options["person"])}))
+                return
             result = {
                 "plans": _plans(),
                 "operator": _operator(options["operator"]),
                 "token": _token(options["token"]),
                 "zone": _zone(),
                 "addresses": [_address(text) for text in options["address"]],
-                "node": _node(options["node"]),
+                **_node(options["node"]),
             }
             authority.ensure()
             with contextlib.suppress(Unavailable):  # its own pass tries again
@@ -113,6 +120,20 @@ def _operator(name: str | None) -> str | None:
         raise CommandError(f"{PASSWORD_VARIABLE}: {' '.join(error.messages)}") from error
     users.create_superuser(username=name, password=password)
     return name
+
+
+def _person(text: str) -> str | None:
+    """The mail address if the account was made now; one that is there is left alone."""
+    slug, _, email = text.partition("=")
+    organisation = Organisation.objects.filter(slug=slug).first()
+    if organisation is None:
+        raise CommandError(f"--person: there is no organisation {slug!r}.")
+    if people.person(people.address(email)) is not None:
+        return None
+    with transaction.atomic():
+        user = people.create_person(email=email, password=Secret(os.environ.get(PERSON_VARIABLE, "")))
+        people.add_person(organisation=organisation, user=user, role="owner", principal=SYSTEM)
+    return str(user.get_username())
 
 
 def _token(name: str | None) -> str | None:
@@ -153,15 +174,29 @@ def _address(text: str) -> str:
     return f"{name} {wanted.type} {address}"
 
 
-def _node(text: str | None) -> str | None:
+def _node(text: str | None) -> dict[str, str | None]:
+    """This machine's node is written as given; another one is enrolled, and the line for its authorized_keys told."""
     if not text:
-        return None
+        return {"node": None}
     fields = json.loads(text)
     unknown = set(fields) - NODE_FIELDS
     if unknown or "name" not in fields:
         raise CommandError(f"--node: unknown or missing fields: {', '.join(sorted(unknown)) or 'name'}.")
+    node = Node.objects.filter(name=fields["name"]).first()
+    if fields.pop("connection", node.connection if node else "ssh") == "local":
+        return {"node": _this_machine(node, fields)}
+    host_key = fields.pop("host_key", "")
+    if node is None:
+        node = enrol.enrol_node(principal=SYSTEM, host_key=host_key, **fields)
+    else:
+        del fields["name"]
+        node = enrol.update_node(node=node, changes=fields, principal=SYSTEM)
+    return {"node": node.name, "authorized_line": keys.authorized_line(node)}
+
+
+def _this_machine(node: Node | None, fields: dict[str, Any]) -> str:
     with transaction.atomic():
-        node = Node.objects.filter(name=fields["name"]).first() or Node(name=fields["name"])
+        node = node or Node(name=fields["name"], connection="local")
         for key, value in fields.items():
             setattr(node, key, value)
         try:

@@ -1,8 +1,7 @@
-%%% What Roost adds inside ejabberd: options for the control channel, the list of authenticated s2s streams, the
-%%% announcement of an external TURN service (XEP-0215), and the archive's expiry.
+%%% What Roost adds inside ejabberd: options for the control channel, the announcement of an external TURN service
+%%% (XEP-0215), and the archive's expiry. Streams to other servers are followed in roost_links.
 %%%
-%%% ejabberd 23.01 has no way to list incoming s2s streams (get_info_s2s_connections(in) times out), cannot put a
-%%% label into TURN user names, and deletes old archives only by command.
+%%% ejabberd 23.01 cannot put a label into TURN user names, and deletes old archives only by command.
 -module(mod_roost).
 
 -behaviour(gen_mod).
@@ -10,13 +9,13 @@
 
 -export([start/2, stop/1, reload/3, depends/2, mod_opt_type/1, mod_options/1, mod_doc/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
--export([s2s_in/3, s2s_out/2, links/0, process_iq/1, disco/5]).
+-export([process_iq/1, disco/5, expire_archives/1]).
 
 -include_lib("p1_xmpp/include/xmpp.hrl").
 
--define(LINKS, roost_links).
--define(FIRST_SWEEP_MS, 600000).
--define(SWEEP_MS, 21600000).
+-define(FIRST_SWEEP_MS, 60000).
+-define(SWEEP_MS, 3600000).
+-define(EXPIRED_AT_ONCE, 500).
 
 start(Host, Options) ->
     gen_mod:start_child(?MODULE, Host, Options).
@@ -41,18 +40,18 @@ mod_opt_type(_) ->
     econf:binary().
 
 mod_options(_) ->
-    [control_socket, probe_account, uploads, {archive_days, 365}, {turn, []}].
+    [control_socket, probe_account, uploads, {archive_days, 365}, {turn, []}, {outage_url, <<>>}].
 
 mod_doc() ->
     #{}.
 
 init([Host, _]) ->
     process_flag(trap_exit, true),
-    ?LINKS = ets:new(?LINKS, [named_table, public, {write_concurrency, true}]),
+    ok = roost_links:start(Host),
     ok = roost_accounts:init(Host),
     ok = roost_publish:start(Host),
-    ejabberd_hooks:add(s2s_in_auth_result, Host, ?MODULE, s2s_in, 110),
-    ejabberd_hooks:add(s2s_out_auth_result, Host, ?MODULE, s2s_out, 110),
+    ok = roost_portable:start(Host),
+    ok = roost_outage:start(Host),
     ejabberd_hooks:add(disco_local_features, Host, ?MODULE, disco, 50),
     gen_iq_handler:add_iq_handler(ejabberd_local, Host, ?NS_EXTDISCO_2, ?MODULE, process_iq),
     erlang:send_after(?FIRST_SWEEP_MS, self(), sweep),
@@ -65,8 +64,8 @@ handle_cast(_, Host) ->
     {noreply, Host}.
 
 handle_info(sweep, Host) ->
-    expire_archive(Host),
-    _ = links(), % forgets streams that have ended
+    _ = expire(Host),
+    roost_links:sweep(),
     erlang:send_after(?SWEEP_MS, self(), sweep),
     {noreply, Host};
 handle_info(_, Host) ->
@@ -74,58 +73,28 @@ handle_info(_, Host) ->
 
 terminate(_, Host) ->
     roost_publish:stop(Host),
-    ejabberd_hooks:delete(s2s_in_auth_result, Host, ?MODULE, s2s_in, 110),
-    ejabberd_hooks:delete(s2s_out_auth_result, Host, ?MODULE, s2s_out, 110),
+    roost_portable:stop(Host),
+    roost_outage:stop(Host),
+    roost_links:stop(Host),
     ejabberd_hooks:delete(disco_local_features, Host, ?MODULE, disco, 50),
     gen_iq_handler:remove_iq_handler(ejabberd_local, Host, ?NS_EXTDISCO_2).
 
-expire_archive(Host) ->
+%% For roost_control: now, and how many there were.
+expire_archives(_) ->
+    expire(ejabberd_config:get_myname()).
+
+expire(Host) ->
     Days = gen_mod:get_module_opt(Host, ?MODULE, archive_days),
-    Before = erlang:system_time(microsecond) - Days * 86400 * 1000000,
-    ejabberd_sql:sql_query(Host, ["DELETE FROM archive WHERE timestamp < ", integer_to_list(Before)]).
+    expire(Host, integer_to_list(erlang:system_time(microsecond) - Days * 86400 * 1000000), 0).
 
-%%% Authenticated s2s streams. Hooks run in the stream's own process.
-
-%% The mechanism is there until the hooks have run; dialback has none.
-s2s_in(#{lserver := Local} = State, true, Remote) ->
-    Auth = case State of
-               #{sasl_mech := <<"EXTERNAL">>} -> certificate;
-               _ -> dialback
-           end,
-    remember(in, Auth, Local, Remote, State);
-s2s_in(State, false, _) ->
-    State.
-
-s2s_out(#{db_verify := _} = State, _) ->
-    State; % a stream that only asks whether a dialback key is true
-%% mod_s2s_dialback takes db_enabled away when dialback was what succeeded.
-s2s_out(#{server := Local, remote_server := Remote} = State, true) ->
-    Auth = case State of
-               #{db_enabled := true} -> certificate;
-               _ -> dialback
-           end,
-    remember(out, Auth, Local, Remote, State);
-s2s_out(State, _) ->
-    State.
-
-remember(Direction, Auth, Local, Remote, State) ->
-    Address = case State of
-                  #{ip := {Ip, _}} when is_tuple(Ip) -> misc:ip_to_list(Ip);
-                  _ -> <<>>
-              end,
-    Link = #{direction => Direction, local => Local, remote => Remote, auth => Auth, address => Address,
-             encrypted => maps:get(stream_encrypted, State, false)},
-    ets:insert(?LINKS, {{self(), Remote}, Link}),
-    State.
-
-%% [{Pid, Link}] of the streams that live.
-links() ->
-    lists:filtermap(fun({{Pid, _} = Key, Link}) ->
-                            case is_process_alive(Pid) of
-                                true -> {true, {Pid, Link}};
-                                false -> ets:delete(?LINKS, Key), false
-                            end
-                    end, ets:tab2list(?LINKS)).
+%% Portions, so that nobody waits for the database until all are gone.
+expire(Host, Before, Total) ->
+    case ejabberd_sql:sql_query(Host, ["DELETE FROM archive WHERE id IN (SELECT id FROM archive WHERE timestamp < ", Before,
+                                       " ORDER BY timestamp LIMIT ", integer_to_list(?EXPIRED_AT_ONCE), ")"]) of
+        {updated, ?EXPIRED_AT_ONCE} -> expire(Host, Before, Total + ?EXPIRED_AT_ONCE);
+        {updated, Last} -> Total + Last;
+        _ -> Total
+    end.
 
 %%% XEP-0215: TURN REST credentials, user name "expiry:label".
 

@@ -25,6 +25,7 @@ start() ->
     ?MODULE:run().
 
 run() ->
+    ok = application:set_env(kernel, inet_default_connect_options, connect_options()),
     preload(roost_preload:modules()),
     _ = lists:foldl(fun load_lean/2, [kernel, stdlib], ?APPLICATIONS),
     ok = logger:add_primary_filter(roost, {fun ?MODULE:filter/2, []}),
@@ -34,6 +35,13 @@ run() ->
         {error, Reason} ->
             failed(Reason)
     end.
+
+%% Of all connections that are made here, which are those to peers. ejabberd acknowledges nothing on s2s: what is
+%% written into a dead link is lost, so it should not live long. The kernel asks an idle one whether it is there, after
+%% 5 s and then every second, and gives one up in which nothing has moved for 10 s (tcp(7), Linux' numbers).
+connect_options() ->
+    Tcp = [{4, 5}, {5, 1}, {6, 8}, {18, 10_000}], % TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, TCP_USER_TIMEOUT
+    [{keepalive, true} | [{raw, 6, Option, <<Value:32/native>>} || {Option, Value} <- Tcp]].
 
 open() ->
     Child = {roost_control, {roost_control, start_link, []}, permanent, 5000, worker, [roost_control]},

@@ -1,8 +1,9 @@
 %%% The control channel: JSON calls on a unix socket, each with a 4-byte big-endian length before it.
 %%%
-%%% Asks {"name": ..., "arguments": {...}}; answers {"value": ...} or {"error": text, "kind": "invalid"|"refused"|"failed"}.
-%%% It evaluates nothing. The directory of the socket decides who may call; each connection is served by a
-%%% process of its own. The calls are in roost_accounts, roost_rooms and roost_server.
+%%% Asks {"name": ..., "domain": ..., "arguments": {...}}.
+%%% Answers {"value": ...} or {"error": text, "kind": "invalid"|"refused"|"failed"}. It evaluates nothing. The directory of the socket decides who may call; each connection is served by a
+%%% process of its own. The calls are in roost_accounts, roost_rooms, roost_roll, roost_server, roost_links
+%%% and roost_portable*.
 -module(roost_control).
 
 -behaviour(gen_server).
@@ -11,7 +12,7 @@
 -export([accept_loop/1, serve/1]).
 
 -define(IDLE_MS, 60000).
--define(LARGEST_CALL, 1048576).
+-define(LARGEST_CALL, 33554432). % a member's offline messages and avatars travel in one
 
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
@@ -74,7 +75,10 @@ serve_calls(Socket) ->
 answer(Packet) ->
     jiffy:encode(
       try
-          #{<<"name">> := Name, <<"arguments">> := Arguments} = jiffy:decode(Packet, [return_maps]),
+          #{<<"name">> := Name, <<"domain">> := Domain, <<"arguments">> := Arguments} =
+              jiffy:decode(Packet, [return_maps]),
+          %% A hostile neighbour can put a link to our socket where its own should be.
+          Domain =:= ejabberd_config:get_myname() orelse throw({refused, <<"this is another domain's server">>}),
           {Module, Function} = where(Name),
           #{value => Module:Function(Arguments)}
       catch
@@ -100,9 +104,9 @@ where(Name) ->
         <<"health">> -> {roost_server, health};
         <<"reload">> -> {roost_server, reload};
         <<"usage">> -> {roost_server, usage};
-        <<"s2s_connections">> -> {roost_server, s2s_connections};
-        <<"close_s2s">> -> {roost_server, close_s2s};
-        <<"ping">> -> {roost_server, ping};
+        <<"s2s_connections">> -> {roost_links, s2s_connections};
+        <<"close_s2s">> -> {roost_links, close_s2s};
+        <<"ping">> -> {roost_links, ping};
         <<"purge_dns_cache">> -> {roost_server, purge_dns_cache};
         <<"create_account">> -> {roost_accounts, create};
         <<"set_password">> -> {roost_accounts, set_password};
@@ -115,5 +119,16 @@ where(Name) ->
         <<"set_room_settings">> -> {roost_rooms, set_settings};
         <<"set_affiliation">> -> {roost_rooms, set_affiliation};
         <<"delete_room">> -> {roost_rooms, delete};
+        <<"roll">> -> {roost_roll, roll};
+        <<"export_accounts">> -> {roost_portable, accounts};
+        <<"export_user">> -> {roost_portable_user, export};
+        <<"export_archive">> -> {roost_portable_archive, export};
+        <<"export_rooms">> -> {roost_portable, rooms};
+        <<"export_room">> -> {roost_portable_room, export};
+        <<"export_uploads">> -> {roost_portable, uploads};
+        <<"import_user">> -> {roost_portable_arrival, import};
+        <<"import_archive">> -> {roost_portable_archive, import};
+        <<"expire_archives">> -> {mod_roost, expire_archives};
+        <<"import_room">> -> {roost_portable_room, import};
         _ -> throw({refused, <<"there is no such call">>})
     end.

@@ -69,6 +69,8 @@ names(Socket) ->
 addresses(_, 0) -> {ok, <<>>};
 addresses(Socket, Size) -> gen_tcp:recv(Socket, Size, ?HEADER_TIMEOUT_MS).
 
+%% An IPv4 client whose edge reaches us over IPv6 is told as ::ffff:a.b.c.d (RFC 4291 §2.5.5.2).
+ip(16, <<0:80, 16#ffff:16, Address:4/binary>>) -> ip(8, Address);
 ip(Bits, Binary) -> list_to_tuple([Part || <<Part:Bits>> <= Binary]).
 
 hand_on(Module, Socket, Options) ->

@@ -1,7 +1,7 @@
 %%% Rooms of the instance's MUC component, for roost_control: those in memory and those that sleep in the database.
 -module(roost_rooms).
 
--export([list/1, get/1, create/1, set_settings/1, set_affiliation/1, delete/1, names/0]).
+-export([list/1, get/1, create/1, set_settings/1, set_affiliation/1, delete/1, names/0, whole/1]).
 
 -include_lib("p1_xmpp/include/xmpp.hrl").
 -include("mod_muc_room.hrl").
@@ -100,6 +100,29 @@ describe(Name) ->
                 Options -> describe_options(Name, Options)
             end
     end.
+
+%% Settings, subject and affiliations of a room that is kept; none for one that is not, or has just gone.
+whole(Name) ->
+    try
+        {Described, Affiliations} =
+            case mod_muc:find_online_room(Name, component()) of
+                {ok, Pid} ->
+                    State = state(Pid),
+                    {describe_state(State), maps:to_list(State#state.affiliations)};
+                error ->
+                    Options = mod_muc:restore_room(host(), component(), Name),
+                    true = is_list(Options),
+                    {describe_options(Name, Options), proplists:get_value(affiliations, Options, [])}
+            end,
+        #{settings := #{persistent := true} = Settings, subject := Subject} = Described,
+        Kept = [{jid:encode(Who), A} || {Who, Found} <- Affiliations, (A = plain(Found)) =/= none],
+        #{settings => Settings, subject => Subject, affiliations => maps:from_list(Kept)}
+    catch
+        _:_ -> none
+    end.
+
+plain({Affiliation, _Reason}) -> Affiliation;
+plain(Affiliation) -> Affiliation.
 
 describe_state(#state{room = Name, config = Config, users = Users, subject = Subject}) ->
     #{room => Name, occupants => maps:size(Users), subject => xmpp:get_text(Subject), settings => settings(Config)}.

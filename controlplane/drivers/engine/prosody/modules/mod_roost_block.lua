@@ -1,4 +1,4 @@
--- Federation is refused with the domains of s2s_blocked and everything below them, in both directions.
+-- Federation is refused with the domains of s2s_blocked and everything below them, in both directions; "*" is all.
 -- The list is read again on a reload, and streams with a newly blocked domain are closed.
 
 local st = require "util.stanza";
@@ -6,6 +6,7 @@ local sessions = module:shared("/*/s2s/sessions");
 local blocked;
 
 local function is_blocked(domain)
+	if blocked:contains("*") then return true; end
 	while domain and not blocked:empty() do
 		if blocked:contains(domain) then return true; end
 		domain = domain:match("%.(.+)$");

@@ -1,13 +1,16 @@
 -- Roost's control channel: functions that are called by name over Prosody's admin socket, with JSON both ways.
 --
---   <call xmlns="urn:roost:control:1" name="create_account">{"username": …}</call>
+--   <call xmlns="urn:roost:control:1" name="create_account" domain="acme.example">{"username": …}</call>
+--     (what is long is in a child of it, <payload>base64</payload>)
 --   <result xmlns="urn:roost:control:1">{"value": …}</result>, or {"error": …, "kind": "rejected" | "invalid"}
 --
 -- Nothing that is sent in a call is evaluated. The functions are in roost_*.lib.lua beside this file, by subject.
--- Who may open the socket may call: its directory belongs to the control group.
+-- Who may open the socket may call: its directory belongs to the control group. What is meant for another domain is
+-- refused: a hostile neighbour can put a link to our socket where its own should be.
 
 module:set_global();
 
+local base64 = require "util.encodings".base64;
 local json = require "util.json";
 local modulemanager = require "core.modulemanager";
 local st = require "util.stanza";
@@ -27,13 +30,25 @@ function must(ok, err)
 	return ok;
 end
 
-for _, subject in ipairs({ "accounts", "rooms", "server" }) do
+-- For a value that is JSON already, without a character that XML has to escape: both would look at each one of a long
+-- text.
+local raw_mt = {};
+function raw(text)
+	return setmetatable({ text = text }, raw_mt);
+end
+
+for _, subject in ipairs({ "accounts", "rooms", "roll", "server", "links", "portable", "upkeep" }) do
 	for name, callable in pairs(module:require("roost_" .. subject)) do
 		functions[name] = callable;
 	end
 end
 
-local function run(name, text)
+local host = module:get_option_string("roost_host");
+
+local function run(name, domain, text, payload)
+	if domain ~= host then
+		return { error = "this is the server of " .. tostring(host), kind = "rejected" };
+	end
 	local callable = functions[name];
 	if not callable then
 		return { error = "there is no function " .. tostring(name), kind = "rejected" };
@@ -42,6 +57,7 @@ local function run(name, text)
 	if type(arguments) ~= "table" then
 		return { error = "not JSON: " .. tostring(why), kind = "invalid" };
 	end
+	arguments.payload = payload and base64.decode(payload);
 	local ok, value = xpcall(callable, function (err)
 		return getmetatable(err) == refusal_mt and err or debug.traceback(tostring(err));
 	end, arguments);
@@ -55,8 +71,16 @@ local function run(name, text)
 end
 
 module:hook("admin/" .. xmlns .. ":call", function (event)
-	local result = run(event.stanza.attr.name, event.stanza:get_text() or "{}");
-	event.origin.send(st.stanza("result", { xmlns = xmlns }):text(json.encode(result)));
+	local call, text = event.stanza, {};
+	for _, part in ipairs(call) do
+		if type(part) == "string" then table.insert(text, part); end
+	end
+	local result = run(call.attr.name, call.attr.domain, table.concat(text), call:get_child_text("payload", xmlns));
+	if getmetatable(result.value) == raw_mt then
+		event.origin.send("<result xmlns='" .. xmlns .. "'>{\"value\":" .. result.value.text .. "}</result>");
+	else
+		event.origin.send(st.stanza("result", { xmlns = xmlns }):text(json.encode(result)));
+	end
 	return true;
 end);
 

@@ -20,6 +20,7 @@ local header_timeout_s = 5;
 local SIGNATURE = "\r\n\r\n\0\r\nQUIT\n";
 local FIXED_PART = 16;
 local MAX_ADDRESS_PART = 2048; -- addresses and TLVs; HAProxy sends some hundred bytes at most
+local MAPPED = ("\0"):rep(10) .. "\255\255";
 local SOURCE_AND_DESTINATION = { [0x11] = "c4c4>I2I2", [0x21] = "c16c16>I2I2" }; -- TCP over IPv4 and IPv6
 
 module:hook("config-reloaded", function ()
@@ -55,6 +56,9 @@ local function parse(fixed, rest)
 		return false, "too short for its addresses";
 	end
 	local source, _, source_port = string.unpack(format, rest);
+	if source:sub(1, 12) == MAPPED then -- an IPv4 client whose edge reaches us over IPv6 (RFC 4291, 2.5.5.2)
+		source = source:sub(13);
+	end
 	return true, net.ntop(source), source_port;
 end
 

@@ -5,6 +5,7 @@ local datamanager = require "core.storagemanager".olddm;
 local modulemanager = require "core.modulemanager";
 local nodeprep = require "util.encodings".stringprep.nodeprep;
 local usermanager = require "core.usermanager";
+local database = module:require "roost_database";
 
 local host = module:get_option_string("roost_host");
 local upload_host = module:get_option_string("roost_upload_host");
@@ -85,8 +86,11 @@ return {
 		if not exists(username) then return false; end
 		delete_uploads(username);
 		local had_devices = module:context(host):open_store("cloud_notify"):get(username) ~= nil;
+		-- It also forgets how many messages there were, which deleting the account by itself does not.
+		must(module:context(host):open_store("archive", "archive"):delete(username));
 		must(usermanager.delete_user(username, host));
 		forget(username, had_devices);
+		database.forget();
 		return true;
 	end;
 

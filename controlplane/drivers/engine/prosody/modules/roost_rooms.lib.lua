@@ -4,6 +4,8 @@ local array = require "util.array";
 local jid = require "util.jid";
 local nodeprep = require "util.encodings".stringprep.nodeprep;
 local st = require "util.stanza";
+local database = module:require "roost_database";
+local settings_of = module:require "roost_settings";
 
 local muc_host = module:get_option_string("roost_muc_host");
 
@@ -26,21 +28,6 @@ end
 
 local function existing(arguments)
 	return find(arguments) or refuse("there is no room " .. arguments.room);
-end
-
--- What a room keeps in memory and on disk alike, in Roost's words.
-local function settings_of(data)
-	return {
-		title = data.name or "";
-		description = data.description or "";
-		access = data.members_only and "members" or "open";
-		moderated = data.moderated and true or false;
-		anonymity = data.whois == "anyone" and "none" or "semi";
-		listed = not data.hidden;
-		persistent = data.persistent and true or false;
-		language = data.language or "";
-		archived = data.archiving ~= false;
-	};
 end
 
 local function apply(room, settings)
@@ -149,6 +136,7 @@ return {
 		local room = find(arguments);
 		if not room then return false; end
 		room:destroy(nil, "The room was deleted");
+		database.forget();
 		return true;
 	end;
 }

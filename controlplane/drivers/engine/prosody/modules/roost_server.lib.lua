@@ -1,12 +1,9 @@
--- The server as a whole and its federation, for mod_roost_control.
+-- The server as a whole, for mod_roost_control.
 
 local array = require "util.array";
-local async = require "util.async";
 local config = require "core.configmanager";
 local modulemanager = require "core.modulemanager";
-local new_id = require "util.id".medium;
 local serialize = require "util.serialization".new("compact");
-local st = require "util.stanza";
 local time = require "util.time";
 local usermanager = require "core.usermanager";
 
@@ -14,14 +11,14 @@ local host = module:get_option_string("roost_host");
 local muc_host = module:get_option_string("roost_muc_host");
 local upload_host = module:get_option_string("roost_upload_host");
 local probe = module:get_option_string("roost_probe_account");
-local s2s_sessions = module:shared("/*/s2s/sessions");
 
 -- Options of live.cfg.lua that modules read only once, when they are loaded. These modules can be loaded again
 -- without dropping a session.
 local reloadable = {
 	{ "*", "limits", { "limits" } };
 	{ host, "disco", { "name" } };
-	{ host, "server_contact_info", { "contact_info" } };
+	{ host, "roost_serverinfo", { "contact_info", "roost_publish_links", "roost_publish_links_every" } };
+	{ host, "roost_outage", { "roost_outage_url" } };
 	{ host, "turn_external", { "turn_external_host", "turn_external_port", "turn_external_tls_port",
 		"turn_external_secret", "turn_external_user", "turn_external_ttl", "turn_external_tcp" } };
 	{ host, "mam", { "archive_expires_after" } };
@@ -47,19 +44,6 @@ local function load_again(of_host, name)
 	else
 		must(modulemanager.load(of_host, name));
 	end
-end
-
-local function ends(session)
-	if session.direction == "outgoing" then return session.from_host, session.to_host; end
-	return session.to_host, session.from_host;
-end
-
-local function authentication(session)
-	if session.type ~= "s2sin" and session.type ~= "s2sout" then return "unknown"; end
-	if session.cert_chain_status == "valid" and session.cert_identity_status == "valid" then
-		return "certificate";
-	end
-	return "dialback";
 end
 
 local function count(table_)
@@ -98,54 +82,6 @@ return {
 			end
 		end
 		return reloaded;
-	end;
-
-	s2s_connections = function ()
-		local connections = array();
-		for _, session in pairs(s2s_sessions) do
-			local own, peer = ends(session);
-			if own and peer then
-				connections:push({
-					direction = session.direction == "outgoing" and "out" or "in";
-					["local"] = own;
-					remote = peer;
-					encrypted = session.secure and true or false;
-					auth = authentication(session);
-					address = session.ip or (session.conn and session.conn:ip()) or "";
-				});
-			end
-		end
-		return connections;
-	end;
-
-	close_s2s = function (arguments)
-		local doomed = {};
-		for _, session in pairs(s2s_sessions) do
-			local own, peer = ends(session);
-			if own == arguments["local"] and peer == arguments.remote then
-				table.insert(doomed, session);
-			end
-		end
-		for _, session in ipairs(doomed) do
-			-- false, not nil: nil would wait for the peer's answer, and a dead link gives none.
-			session:close(false);
-		end
-		return #doomed;
-	end;
-
-	ping = function (arguments)
-		local iq = st.iq({ from = host, to = arguments.remote, type = "get", id = new_id() })
-			:tag("ping", { xmlns = "urn:xmpp:ping" });
-		local started = time.now();
-		local answer, err = async.wait_for(module:context(host):send_iq(iq, nil, arguments.wait_s));
-		if not answer then
-			local condition = type(err) == "table" and err.condition or tostring(err);
-			-- XEP-0199: a peer that does not know pings has answered all the same.
-			if condition ~= "service-unavailable" and condition ~= "feature-not-implemented" then
-				return { error = type(err) == "table" and err.text or condition };
-			end
-		end
-		return { seconds = time.now() - started };
 	end;
 
 	purge_dns_cache = function ()

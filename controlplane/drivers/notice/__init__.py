@@ -1,0 +1,1 @@
+"""Ways out for notices: to URLs of other people's, and nowhere else."""

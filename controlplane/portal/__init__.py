@@ -1,0 +1,1 @@
+"""The portal: what an organisation's people do in a browser. It calls services and reads what they may see."""
