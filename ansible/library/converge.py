@@ -81,7 +81,7 @@ import zlib
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible.module_utils import roost_adopt, roost_tree
-from ansible.module_utils.roost_bundle import ABSENT, RUNNING, Marks, Refused, Work, validate
+from ansible.module_utils.roost_bundle import ABSENT, RUNNING, Marks, Refused, Work, remove_unfinished, validate
 from ansible.module_utils.roost_fence import Turned, pass_fence, take_lock
 from ansible.module_utils.roost_processes import kill_leftovers
 from ansible.module_utils.roost_supervisor import Supervisor
@@ -202,6 +202,10 @@ def main():
         lock = take_lock(params["state_dir"], params["lock_timeout_s"])
         pass_fence(params["state_dir"], params["fence"], check)
         marks = Marks(params["state_dir"])
+        if not check:
+            remove_unfinished(params["runtime_dir"], "roost-")
+            for part in ("", "pending", "adopted"):
+                remove_unfinished(os.path.join(params["state_dir"], part), "")
     except Turned as turned:
         module.fail_json(msg=str(turned), refusal=turned.reason, instances={})
     except OSError as error:

@@ -6,6 +6,7 @@ in the node's state directory make a run that was killed half-way visible to the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
@@ -13,6 +14,7 @@ import re
 NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 KEY = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+UNFINISHED = re.compile(r"\.[0-9]+\.tmp$")
 SIGNAL = re.compile(r"[A-Z][A-Z0-9]{1,9}")
 RUNNING, STOPPED, ABSENT = "running", "stopped", "absent"
 
@@ -35,6 +37,18 @@ def write_atomically(path, text, mode=0o600):
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def remove_unfinished(directory, prefix):
+    """Remove what a killed run had begun to write with ``write_atomically``. Whoever calls holds the node's lock."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for name in names:
+        if name.startswith(prefix) and UNFINISHED.search(name):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(os.path.join(directory, name))
 
 
 def read_text(path):

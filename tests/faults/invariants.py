@@ -7,7 +7,6 @@ edge's maps, coturn's secrets, unix users, directories, processes, the CA's orde
 from __future__ import annotations
 
 import contextlib
-import os
 import pwd
 import sqlite3
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 from controlplane.drivers.edge.haproxy import HaproxyEdge
 from launcher.layout import ZONE
 from launcher.machine import tenant_users
+from tests.servers.processes import of_uid
 from tests.stack.live import Live, describe, until
 
 TIMEOUT_S = 150.0
@@ -150,10 +150,7 @@ def node_is_what_the_rows_say(live: Live) -> None:
 def roots_of(uid: int) -> list[tuple[int, int]]:
     """(process, parent) of those processes of a user whose parent is another's: an engine is one, with its helpers."""
     found = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if entry.stat().st_uid == uid:
-                    stat = Path(entry.path, "stat").read_text()
-                    found[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    for pid in of_uid(uid):
+        with contextlib.suppress(OSError):
+            found[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return [(pid, parent) for pid, parent in found.items() if parent not in found]

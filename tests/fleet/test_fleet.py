@@ -61,9 +61,12 @@ def test_a_second_convergence_changes_nothing(fleet: Lab) -> None:
 
 #: As the nodes' passes do it, side by side and under leases of its own.
 CONVERGE_AGAIN = """
-import json
+import json, time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from django.db import connection
+from django.db.models import F, Q
+from django.utils import timezone
 from controlplane import wiring
 from controlplane.fleet import services as fleet
 from controlplane.fleet.models import Node
@@ -71,9 +74,19 @@ from controlplane.provisioning import prepare
 from controlplane.provisioning.subject import Subject
 from controlplane.reconcile.models import WorkItem
 
+def leased(name):
+    # Wait for the pass over the node to end and hold its lease, so that no other begins.
+    item, deadline = WorkItem.objects.filter(kind="Node", object_id=name), time.monotonic() + 120
+    while True:
+        now = timezone.now()
+        free = item.filter(Q(leased_until=None) | Q(leased_until__lt=now))
+        if free.update(fence=F("fence") + 1, holder="a test", leased_until=now + timedelta(seconds=280)):
+            return item.get().fence
+        assert time.monotonic() < deadline, "the node's pass does not end"
+        time.sleep(0.5)
+
 def again(node):
-    fence = WorkItem.objects.get(kind="Node", object_id=node.name).fence + 1000
-    WorkItem.objects.filter(kind="Node", object_id=node.name).update(fence=fence)
+    fence = leased(node.name)
     target, driver = fleet.target_of(node), wiring.node_driver()
     groups, variables = prepare.meaning(node)
     more = {"groups": groups, "variables": variables, "fence": fence, "timeout_s": 150}
@@ -81,6 +94,9 @@ def again(node):
     done = driver.prepare(target, **more)
     bundles = [Subject(p.instance).bundle(p.wanted_state) for p in node.placements.select_related("instance__domain")]
     applied = driver.converge(target, bundles, fence=fence, timeout_s=150)
+    WorkItem.objects.filter(kind="Node", object_id=node.name, fence=fence).update(
+        holder="", leased_until=None, due_at=timezone.now()
+    )
     connection.close()
     return {
         "predicted": [str(task) for task in predicted.tasks],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import pwd
 import sqlite3
 from xml.etree import ElementTree as ET
@@ -12,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from controlplane.values.errors import RoostError
+from tests.servers.processes import of_uid, of_user
 from tests.stack.live import ENGINES, Live, Tenant, until
 
 pytestmark = pytest.mark.stack
@@ -42,23 +42,7 @@ def waits(live: Live, tenant: Tenant, reason: str) -> None:
 
 def engine_processes(tenant: Tenant) -> list[int]:
     """Processes of the tenant's unix user."""
-    try:
-        uid = pwd.getpwnam(tenant.user).pw_uid
-    except KeyError:
-        return []
-    return processes_of(uid)
-
-
-def processes_of(uid: int) -> list[int]:
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                if entry.stat().st_uid == uid:
-                    found.append(int(entry.name))
-            except FileNotFoundError:
-                continue
-    return found
+    return of_user(tenant.user)
 
 
 def test_suspension_refuses_logins_and_keeps_the_data(live: Live, mortal: Tenant) -> None:
@@ -107,7 +91,7 @@ def test_a_terminated_instance_leaves_nothing_behind(live: Live, mortal: Tenant)
     live.account(mortal, "romeo")
     key, root = mortal.key, live.layout.node / "instances" / mortal.key
     uid = pwd.getpwnam(mortal.user).pw_uid
-    assert processes_of(uid)
+    assert of_uid(uid)
     ((number, port),) = live.rows(
         "SELECT i.id, p.proxy65_port FROM tenants_instance i JOIN fleet_placement p ON p.instance_id = i.id "
         "WHERE key = %s",
@@ -134,7 +118,7 @@ def test_a_terminated_instance_leaves_nothing_behind(live: Live, mortal: Tenant)
     until(lambda: live.rows(items, key) == [(0,)], "nobody has anything to do with it", timeout_s=60)
     assert live.rows("SELECT count(*) FROM tenants_domain WHERE name = %s", mortal.domain) == [(0,)]
     assert secrets_of(live, key) == {"known": False}
-    until(lambda: processes_of(uid) == [], "the last of its processes is reaped", timeout_s=10)
+    until(lambda: of_uid(uid) == [], "the last of its processes is reaped", timeout_s=10)
     with pytest.raises(KeyError):
         pwd.getpwnam(mortal.user)
     assert not root.exists()

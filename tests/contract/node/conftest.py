@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import secrets
 import shutil
 import subprocess
@@ -20,6 +19,8 @@ from controlplane.drivers.node.ansible import AnsibleNode
 from controlplane.drivers.node.base import NodeTarget
 from controlplane.values.bundle import Bundle, ManagedFile, Program
 from tests.contract.node import toy
+from tests.servers.processes import kill
+from tests.servers.processes import of_user as processes_of
 
 CONTROL_GROUP = "roost-test"
 PYTHON = "/usr/bin/python3"
@@ -121,7 +122,7 @@ class Node:
         self.stop()
         for bundle in self.made:
             for pid in processes_of(bundle.user):
-                os.kill(pid, 9)
+                kill(pid)
             subprocess.run(["userdel", bundle.user], check=False, capture_output=True)
             subprocess.run(["groupdel", bundle.user], check=False, capture_output=True)
         shutil.rmtree(self.place)
@@ -131,24 +132,6 @@ def with_file(bundle: Bundle, path: str, content: bytes) -> Bundle:
     """The bundle with another content of one of its files."""
     files = tuple(replace(f, content=content) if f.path == path else f for f in bundle.files)
     return replace(bundle, files=files)
-
-
-def processes_of(user: str) -> list[int]:
-    try:
-        uid = pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return []
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "status").read_text()
-            except OSError:
-                continue
-            fields = {line.split(":")[0]: line.split()[1:] for line in status.splitlines() if ":" in line}
-            if fields["Uid"][0] == str(uid) and fields["State"][0] != "Z":
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from controlplane.values.bundle import ABSENT, ManagedFile
 from controlplane.values.errors import Rejected, Unavailable
 from tests.contract.node.conftest import Node, processes_of, with_file
 from tests.contract.node.test_converge import accepts, assert_nothing_left, starts
+from tests.servers.processes import kill
 
 pytestmark = pytest.mark.servers
 
@@ -100,7 +101,7 @@ def test_a_run_killed_midway_is_completed_by_the_next(node: Node, moment: str) -
     process = worker(node, *bundles)
     wait_for(seen.exists)
     for pid in modules_running(node):
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
     process.kill()
     process.wait()
     applied = node.converge(*bundles)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from controlplane.values.secret import Secret
 from tests.contract.node.conftest import Node, with_file
 from tests.contract.node.test_converge import accepts, assert_nothing_left, starts
 from tests.contract.node.test_faults import modules_running, wait_for, worker
+from tests.servers.processes import kill
 from tests.servers.sshd import SSHD, Sshd, make_key
 
 pytestmark = [
@@ -142,7 +142,7 @@ def test_a_killed_worker_leaves_nothing_half_written(remote: Remote, also_the_mo
     wait_for((Path(bundles[2].root) / "config").exists)
     if also_the_module:
         for pid in modules_running(remote):
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)
     process.kill()
     process.wait()
     for bundle in bundles:
