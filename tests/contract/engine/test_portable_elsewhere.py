@@ -8,6 +8,7 @@ import gzip
 import io
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -138,16 +139,18 @@ def test_a_main_file_comes_with_those_that_it_includes(world: World, tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def own_exports(worlds: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def own_exports(worlds: dict[str, World]) -> dict[str, bytes]:
     """The same organisation, made by clients, as each engine's own tool writes it."""
-    found = {}
-    for name in ENGINES:
-        world, root = worlds[name], tmp_path_factory.mktemp(name)
+    return {name: _own_export(name, worlds[name]) for name in ENGINES}
+
+
+def _own_export(name: str, world: World) -> bytes:
+    data.leave(world.acme.control)
+    data.fill(world)
+    # Not below pytest's own directory: the next run of pytest, of any test, closes that to the engines' users.
+    with tempfile.TemporaryDirectory(prefix="own-", dir="/tmp") as place:
+        root = Path(place)
         root.chmod(0o755)
-        for above in (root.parent, root.parent.parent):
-            above.chmod(0o755)
-        data.leave(world.acme.control)
-        data.fill(world)
         if name == "ejabberd":
             with tools.stock_ejabberd(root / "stock", world.acme.root / "data/ejabberd.sqlite") as control:
                 made = root / "piefxis"
@@ -164,8 +167,7 @@ def own_exports(worlds: dict[str, World], tmp_path_factory: pytest.TempPathFacto
             base = f'type = "sql"; driver = "SQLite3"; database = "{copy}/archive.sqlite";'
             assert tools.migrated(root, made, files, f'["{tools.DOMAIN}"] = {{ {stores} }};') is not None
             assert tools.migrated(root, made, base, f'["{tools.DOMAIN}"] = {{ "archive-archive" }};') is not None
-        found[name] = tarred(sorted(made.rglob("*.xml")))
-    return found
+        return tarred(sorted(made.rglob("*.xml")))
 
 
 @pytest.mark.parametrize("source", ENGINES)

@@ -21,14 +21,19 @@ pytestmark = pytest.mark.servers
 @pytest.fixture
 def pair(node: Node) -> tuple[Bundle, Bundle]:
     """An instance that runs, and a stopped one beside it with the data that is to be taken over."""
-    old, new = node.bundle(), node.bundle()
-    node.converge(old, new)
-    _write(old, "data/host/accounts.dat", "old")
-    _write(old, "uploads/old.bin", "old file")
-    _write(new, "data/host/accounts.dat", "new")
-    _write(new, "uploads/new.bin", "new file")
-    assert node.converge(replace(new, state=STOPPED))[new.key].error == ""
-    return old, replace(new, state=STOPPED)
+    return pairs(node, 1)[0]
+
+
+def pairs(node: Node, number: int) -> list[tuple[Bundle, Bundle]]:
+    made = [(node.bundle(), replace(node.bundle(), state=STOPPED)) for _ in range(number)]
+    applied = node.converge(*(bundle for pair in made for bundle in pair))
+    assert {one.error for one in applied.values()} == {""}
+    for old, new in made:
+        _write(old, "data/host/accounts.dat", "old")
+        _write(old, "uploads/old.bin", "old file")
+        _write(new, "data/host/accounts.dat", "new")
+        _write(new, "uploads/new.bin", "new file")
+    return made
 
 
 def _write(bundle: Bundle, path: str, text: str) -> Path:
@@ -121,21 +126,18 @@ def test_a_link_in_place_of_the_data_is_refused(node: Node, pair: tuple[Bundle, 
     assert (Path(old.root) / "data/host/accounts.dat").read_text() == "old"
 
 
-@pytest.mark.parametrize("how", ["other's", "second name"])
-def test_what_belongs_to_others_is_refused_and_nothing_is_moved(
-    node: Node, pair: tuple[Bundle, Bundle], how: str
-) -> None:
+def test_what_belongs_to_others_is_refused_and_nothing_is_moved(node: Node, pair: tuple[Bundle, Bundle]) -> None:
     """A hostile engine could have given a second name to a file that it may write."""
     old, new = pair
     file = Path(new.root) / "data/strange"
-    if how == "other's":
-        file.write_text("root's")
-    else:
-        os.link(Path(new.root) / "data/host/accounts.dat", file)
-    applied = node.converge(taking(old, new))[old.key]
-    assert ("belongs to somebody else" if how == "other's" else "second name") in applied.error
-    assert (Path(old.root) / "data/host/accounts.dat").read_text() == "old"
-    file.unlink()
+    for how in ("belongs to somebody else", "second name"):
+        if how == "second name":
+            os.link(Path(new.root) / "data/host/accounts.dat", file)
+        else:
+            file.write_text("root's")
+        assert how in node.converge(taking(old, new))[old.key].error
+        assert (Path(old.root) / "data/host/accounts.dat").read_text() == "old"
+        file.unlink()
     assert node.converge(taking(old, new))[old.key].running
     assert_taken(old)
 
@@ -152,17 +154,24 @@ def test_who_still_runs_is_not_robbed(node: Node, pair: tuple[Bundle, Bundle]) -
     assert_taken(old)
 
 
-@pytest.mark.parametrize("killed_after", ["plan", "old moved", "data moved", "all moved"])
-def test_a_run_that_was_killed_half_way_is_finished_by_the_next(
-    node: Node, pair: tuple[Bundle, Bundle], killed_after: str
-) -> None:
+def test_a_run_that_was_killed_half_way_is_finished_by_the_next(node: Node) -> None:
     """The states that a killed run leaves, made by hand; the machine may have started an empty engine meanwhile."""
-    old, new = pair
+    made = dict(zip(("plan", "old moved", "data moved", "all moved"), pairs(node, 4), strict=True))
+    node.converge(*(replace(old, state=STOPPED) for old, _ in made.values()))
+    (node.place / "state/adopted").mkdir(mode=0o700)
+    for killed_after, (old, new) in made.items():
+        _half_way(node, old, new, killed_after)
+    applied = node.converge(*(taking(old, new) for old, new in made.values()))
+    for old, _ in made.values():
+        assert (applied[old.key].error, applied[old.key].running) == ("", True)
+        assert_taken(old)
+    assert (Path(made["old moved"][0].root) / "before-restore1/data-2/of-an-empty-engine").exists()
+
+
+def _half_way(node: Node, old: Bundle, new: Bundle, killed_after: str) -> None:
     root, source = Path(old.root), Path(new.root)
-    node.converge(replace(old, state=STOPPED))
     numbers = {path: (source / path).stat().st_ino for path in Adoption.PATHS}
     plan = node.place / "state/adopted" / old.key
-    plan.parent.mkdir(mode=0o700)
     plan.write_text(json.dumps({"id": "restore1", "numbers": numbers, "done": False}))
     mine = pwd.getpwnam(old.user)
     for path in Adoption.PATHS:  # the owner is changed before the plan is written
@@ -179,11 +188,6 @@ def test_a_run_that_was_killed_half_way_is_finished_by_the_next(
     if killed_after == "all moved":
         os.rename(root / "uploads", root / "before-restore1/uploads")
         os.rename(source / "uploads", root / "uploads")
-    applied = node.converge(taking(old, new))[old.key]
-    assert (applied.error, applied.running) == ("", True)
-    assert_taken(old)
-    if killed_after == "old moved":
-        assert (root / "before-restore1/data-2/of-an-empty-engine").exists()
 
 
 def test_what_is_kept_goes_when_it_is_not_wanted_any_more(node: Node, pair: tuple[Bundle, Bundle]) -> None:
@@ -208,23 +212,13 @@ def test_check_mode_touches_nothing(node: Node, pair: tuple[Bundle, Bundle]) -> 
     assert accepts(old)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"root": "/etc"},
-        {"key": "../../etc", "root": "/etc"},
-        {"user": "root"},
-        {"id": "../up"},
-    ],
-)
-def test_an_adoption_of_something_else_is_refused(
-    node: Node, pair: tuple[Bundle, Bundle], changes: dict[str, str]
-) -> None:
+def test_an_adoption_of_something_else_is_refused(node: Node, pair: tuple[Bundle, Bundle]) -> None:
     old, new = pair
-    wanted = {"id": "restore1", "key": new.key, "user": new.user, "root": new.root} | changes
-    assert node.converge(replace(old, adopt=Adoption(**wanted)))[old.key].error
-    assert (Path(old.root) / "data/host/accounts.dat").read_text() == "old"
-    assert "root" not in changes or Path("/etc/passwd").stat().st_uid == 0
+    right = {"id": "restore1", "key": new.key, "user": new.user, "root": new.root}
+    for changes in ({"root": "/etc"}, {"key": "../../etc", "root": "/etc"}, {"user": "root"}, {"id": "../up"}):
+        assert node.converge(replace(old, adopt=Adoption(**(right | changes))))[old.key].error, changes
+        assert (Path(old.root) / "data/host/accounts.dat").read_text() == "old"
+        assert Path("/etc/passwd").stat().st_uid == 0
 
 
 def test_its_own_data_cannot_be_taken_over(node: Node, pair: tuple[Bundle, Bundle]) -> None:
