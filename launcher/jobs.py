@@ -55,6 +55,9 @@ class Count:
 def run_all(jobs: Sequence[Job], count: Count, *, at_once: int, logs: Path) -> None:
     """Run them in their order, as far as each may begin; print a line for each, and the output of those that fail."""
     logs.mkdir(parents=True, exist_ok=True)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell starts what it puts into the background; jobs would inherit that and could not be ended kindly.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     row = _Row(jobs)
     running: list[subprocess.Popen[bytes]] = []
 

@@ -23,13 +23,12 @@ from launcher.up import bring_up, prepare
 
 #: Directories of tests/ that need no stack, or servers of their own; whatever else is there runs against the stack.
 APART = {"unit", "contract", "db", "servers", "fleet"}
-#: These break the stack, one after the other: nobody else may need it any more when they begin.
-LAST = ["e2e", "faults"]
-#: What takes longest goes first. The heavy ones compute more than they wait, and the faults begin after them.
-HEAVY = ["node", "engine", "roles"]
-LONGEST = [*HEAVY, "store", "probes", "edge"]
-#: They wait for engines, machines and each other more than they compute.
-SIDE_BY_SIDE = 3
+#: It breaks the stack: nobody else may need it any more when it begins.
+LAST = "faults"
+#: What takes longest goes first; what is not named comes at the end.
+LONGEST = ["node", "engine", "store", "roles", "edge", "probes", "alerts"]
+#: They wait for engines, machines and each other about as much as they compute.
+SIDE_BY_SIDE = 4
 TEST_TIMEOUT_S = 300
 #: What survives from one run to the next.
 KEPT = {"venv", "reports"}
@@ -95,24 +94,21 @@ def _with_stack(layout: Layout, progress: Progress, wanted: Wanted, count: Count
         run_all([_pytest(layout, environment, "selected", list(wanted.words))], count, at_once=1, logs=reports)
     broken = len(count.broken)
     sets = [_pytest(layout, environment, name, [f"tests/{name}"]) for name in _stack_sets(layout, wanted)]
-    jobs = _in_order(*_own_servers(layout, environment), sets) if wanted.integration else _in_order([], [], sets)
+    jobs = _in_order(sets, *_own_servers(layout, environment)) if wanted.integration else sets
     run_all(jobs, count, at_once=SIDE_BY_SIDE, logs=reports)
     if len(count.broken) > broken:
         _show_logs(layout)
 
 
-def _in_order(heavy: list[Job], light: list[Job], sets: list[Job]) -> list[Job]:
-    """The heavy jobs and the sets that leave the stack whole, those that break it after them, the rest beside those.
+def _in_order(sets: list[Job], sharing: list[Job], apart: list[Job]) -> list[Job]:
+    """First what needs the stack, so that what breaks it can begin while the rest is still at work.
 
-    ``sets``: those that run against the stack.
+    ``sets``: those that run against the stack; ``sharing``: those that use its database; ``apart``: all others, of
+    which the first mostly waits for a lab of its own.
     """
-    first = [*heavy[:3], *(job for job in sets if job.name not in LAST), *heavy[3:]]
-    last: list[Job] = []
-    for job in (job for job in sets if job.name in LAST):
-        # The fleet has a lab of its own and mostly waits for it: that disturbs nobody.
-        before = {job.name for job in (*first, *last)} - {"fleet"}
-        last.append(replace(job, after=frozenset(before)))
-    return [*first, *last, *light]
+    needs = [*(job for job in sets if job.name != LAST), *sharing]
+    last = [replace(job, after=frozenset(one.name for one in needs)) for job in sets if job.name == LAST]
+    return [*apart[:1], *needs, *last, *apart[1:]]
 
 
 def _spare_the_disk(layout: Layout) -> None:
@@ -202,18 +198,13 @@ def _lint(layout: Layout, environment: Mapping[str, str]) -> list[Job]:
 
 
 def _own_servers(layout: Layout, environment: Mapping[str, str]) -> tuple[list[Job], list[Job]]:
-    """Contract tests by room (each has addresses of its own), tests of the database, and what needs a database.
-
-    Two lists: what is long, or needs the stack's database, the longest first; and the rest.
-    """
+    """What uses the stack's database and nothing else of it; and what brings all that it needs, the longest first."""
     tests = layout.clone / "tests"
     rooms = sorted(path.name for path in (tests / "contract").iterdir() if any(path.glob("test_*.py")))
     rooms.sort(key=lambda name: (LONGEST.index(name) if name in LONGEST else len(LONGEST), name))
-    # Of the stack these get the database at most: everything else they bring or set themselves.
     plain = _environment(layout, {})
-    contract = {name: _pytest(layout, plain, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms}
-    heavy = [job for name, job in contract.items() if name in HEAVY]
-    light = [job for name, job in contract.items() if name not in HEAVY]
+    # Each has addresses of its own.
+    contract = [_pytest(layout, plain, f"contract/{name}", [f"tests/contract/{name}"]) for name in rooms]
     manage = [str(layout.python), "manage.py"]
     checks = [
         Job("migrations", [*manage, "makemigrations", "--check", "--dry-run"], layout.clone, environment),
@@ -226,21 +217,20 @@ def _own_servers(layout: Layout, environment: Mapping[str, str]) -> tuple[list[J
     ]
     with_database = {**plain, "ROOST_DATABASE_URL": environment["ROOST_DATABASE_URL"]}
     db = [_pytest(layout, with_database, "db", ["tests/db"])] if (tests / "db").is_dir() else []
-    # It brings up a lab of its own, and mostly waits for it: beside the others it costs little time.
+    # It brings up a lab of its own, and mostly waits for it.
     rig = "tests/fleet/test_rig.py"
     fleet = [_pytest(layout, plain, "fleet", ["tests/fleet", f"--ignore={rig}"])] if (tests / "fleet").is_dir() else []
     rigs = [_pytest(layout, plain, "rig", [rig])] if (layout.clone / rig).is_file() else []
-    return [*fleet, *heavy[:1], *db, *heavy[1:], *checks], [*light[:1], *rigs, *light[1:]]
+    return [*db, *checks], [*fleet, *contract, *rigs]
 
 
 def _stack_sets(layout: Layout, wanted: Wanted) -> list[str]:
-    """Names of the sets that run against the stack, in order; a set is a directory with tests in it."""
+    """Names of the sets that run against the stack; a set is a directory with tests in it. The longest first."""
     tests = layout.clone / "tests"
-    found = [
-        p.name for p in sorted(tests.iterdir()) if p.is_dir() and p.name not in APART and any(p.rglob("test_*.py"))
-    ]
+    found = [p.name for p in tests.iterdir() if p.is_dir() and p.name not in APART and any(p.rglob("test_*.py"))]
     chosen = [name for name in found if (wanted.e2e if name == "e2e" else wanted.integration)]
-    return sorted(chosen, key=lambda name: (LAST.index(name) + 1 if name in LAST else 0, name))
+    order = ["stack", "backups", "e2e"]
+    return sorted(chosen, key=lambda name: (name == LAST, order.index(name) if name in order else len(order), name))
 
 
 def _show_logs(layout: Layout) -> None:

@@ -11,11 +11,19 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.e2e.person import Person, watched
-from tests.stack.conftest import live, tenant, tenants
-from tests.stack.live import Live, Tenant
+from tests.stack.conftest import live, tenant
+from tests.stack.live import ENGINES, Live, Tenant
 
-__all__ = ["live", "tenant", "tenants"]  # fixtures
+__all__ = ["live", "tenant"]  # fixtures
 PASSWORD = "four small boats in a row"
+
+
+@pytest.fixture(scope="session")
+def tenants(live: Live) -> dict[str, Tenant]:
+    """Engine -> a tenant that is this set's alone: others run beside it."""
+    found = {engine: live.want(f"web-{engine}", engine) for engine in ENGINES}
+    live.ready(*found.values())
+    return found
 
 
 @pytest.fixture(scope="session")

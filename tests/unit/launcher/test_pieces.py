@@ -203,14 +203,14 @@ def test_nobody_needs_the_stack_any_more_when_it_is_broken(tmp_path: Path) -> No
     wanted = testing.Wanted()
     here = dataclasses.replace(layout(tmp_path), clone=Path(__file__).resolve().parents[3])
     (here.state / "home").mkdir(parents=True)
-    heavy, light = testing._own_servers(here, {"ROOST_DATABASE_URL": "postgresql:///x"})
+    sharing, apart = testing._own_servers(here, {"ROOST_DATABASE_URL": "postgresql:///x"})
     sets = [testing._pytest(here, {}, name, []) for name in testing._stack_sets(here, wanted)]
-    row = testing._in_order(heavy, light, sets)
+    row = testing._in_order(sets, sharing, apart)
     names = [one.name for one in row]
     assert len(set(names)) == len(names)
-    assert {one.name for one in (*heavy, *light, *sets)} == set(names)
+    assert {one.name for one in (*sharing, *apart, *sets)} == set(names)
     (faults,) = [one for one in row if one.name == "faults"]
-    assert {"db", "stack", "migrations", "OpenAPI schema"} <= faults.after
+    assert {"db", "stack", "backups", "e2e", "migrations", "OpenAPI schema"} <= faults.after
     assert faults.after <= set(names[: names.index("faults")])
 
 
