@@ -1,3 +1,5 @@
+from typing import Any
+
 from django.apps import AppConfig
 
 
@@ -7,8 +9,12 @@ class MonitoringConfig(AppConfig):
     verbose_name = "Monitoring"
 
     def ready(self) -> None:
+        from django.db.models.signals import pre_delete
+
         from controlplane.reconcile import watch
 
+        pre_delete.connect(_end_with_it, sender="tenants.Instance", dispatch_uid="incidents of an instance")
+        pre_delete.connect(_end_with_it, sender="fleet.Node", dispatch_uid="incidents of a node")
         # Healing a link must wait neither for its instance's lease nor for a long pass of another kind.
         watch.declare("S2sLink", "heal")
         watch.register("S2sLink", "controlplane.monitoring.links.reconcile", lease_s=90)
@@ -32,3 +38,11 @@ class MonitoringConfig(AppConfig):
         watch.register("Roll", "controlplane.monitoring.roll.reconcile", lease_s=60)
         # A server that comes back is looked at at once, before much has changed.
         watch.watch("Instance", lambda key: [("Roll", key)])
+
+
+def _end_with_it(instance: Any, **_: Any) -> None:
+    """What was wrong with it is over when it is gone: nobody would look at it again, and the incident stay open."""
+    from controlplane.monitoring import incidents
+
+    for subject in instance.incidents.filter(ended_at=None).values_list("subject", flat=True):
+        incidents.end_incident(subject, "It is not there any more.")

@@ -28,13 +28,14 @@ DEVICES = f"{AXOLOTL}.devicelist"
 
 
 @pytest.fixture(scope="module")
-def saved(live: Live) -> dict[str, Tenant]:
+def saved(live: Live) -> Iterator[dict[str, Tenant]]:
     """One of each engine, with accounts, contacts, OMEMO devices, rooms with member lists, messages; backed up."""
     found = {engine: live.want(f"rest-{engine}", engine) for engine in ENGINES}
     live.ready(*found.values())
     for tenant in found.values():
         fill(live, tenant)
-    return found
+    yield found
+    live.terminate(*found.values())  # with the drill that had to fail, which is an incident of its own
 
 
 def fill(live: Live, tenant: Tenant) -> None:

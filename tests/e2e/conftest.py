@@ -90,7 +90,7 @@ def at_work(visit: Callable[..., Person], owner: str, live: Live, tenant: Tenant
         person = visit(**how)
         made = live.api.post(f"organisations/{tenant.slug}/login-links/", {"user": owner})
         person.page.goto(made["url"])
-        person.page.locator("form button[type=submit]").click()
+        person.page.locator("main form button[type=submit]").click()
         person.page.wait_for_url(f"**/portal/o/{tenant.slug}/")
         return person
 

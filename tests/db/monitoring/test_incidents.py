@@ -52,6 +52,15 @@ def test_one_subject_has_one_open_incident(acme):
     assert [entry.type for entry in first.entries.all()] == ["Noticed", "CauseChanged"]
 
 
+def test_it_is_over_when_its_instance_is_gone(acme):
+    first, _ = begin(acme)
+    acme.delete()
+    first.refresh_from_db()
+    assert first.ended_at is not None
+    assert first.instance is None
+    assert [entry.type for entry in first.entries.all()] == ["Noticed", "Ended"]
+
+
 def test_it_ends_once_and_another_may_begin(acme):
     first, _ = begin(acme)
     incidents.tell(first, "Acted", "The engine was told to read its files again.", {"publish_s": 1.5})
