@@ -46,7 +46,7 @@ def visit(browser: Browser, live: Live) -> Iterator[Callable[..., Person]]:
             locale=locale,
             color_scheme="dark" if scheme == "dark" else "light",
         )
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(20_000)
         page = context.new_page()
         complaints = watched(page, live.layout.web_url)
         opened.append((context, complaints))

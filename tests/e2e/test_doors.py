@@ -48,6 +48,8 @@ def test_a_link_of_the_billing_system_is_good_once(
     first.page.locator("main form button[type=submit]").click()
     first.page.wait_for_url(f"**/portal/o/{tenant.slug}/")
     second.page.goto(made["url"])
+    second.page.locator("main form button[type=submit]").click()
+    second.page.wait_for_load_state()
     assert second.heading() == "This link does not count any more"
     second.page.goto("/portal/")
     assert "login" in second.page.url

@@ -32,7 +32,8 @@ LINK = "portal_login_link"
 
 def private(response: HttpResponse) -> HttpResponse:
     patch_cache_control(response, private=True, no_store=True)
-    response["Referrer-Policy"] = "no-referrer"
+    # Not «no-referrer»: browsers would send the form's POST with «Origin: null», which is refused as a forged one.
+    response["Referrer-Policy"] = "same-origin"
     return response
 
 

@@ -140,7 +140,7 @@ def test_the_whole_way_of_an_invitation(owner, acme, mails):
     link = link_in(sent.body)
     newcomer = Client()
     answer = newcomer.get(link)
-    assert answer["Referrer-Policy"] == "no-referrer"
+    assert answer["Referrer-Policy"] == "same-origin"
     assert Membership.objects.filter(user__username="new@example.org").count() == 0, "a GET changes nothing"
     assert b"Acme" in newcomer.get("/portal/invitation/").content
     weak = newcomer.post("/portal/invitation/", {"password": "password1234"})
