@@ -113,11 +113,11 @@ def environment(layout: Layout, kept: Secrets) -> dict[str, str]:
         pairs |= {"ROOST_STUN_SERVERS": ",".join(stun.servers(layout))}
         pairs |= {"ROOST_PUBLIC_NETWORKS": f"{layout.own_network},2001:db8::/32"}
     if layout.is_test:
-        pairs |= {"ROOST_FAULT_DIR": str(state / "faults"), "ROOST_SWEEP_S": "1", "ROOST_HEALTH_S": "10"}
-        pairs |= {"ROOST_ROLL_S": "10"}
-        # Faults are to be noticed while a test waits: three doubts in a row take ten seconds here, and a walk is due
-        # three times a minute. In the world the defaults do, where each look is somebody's traffic.
-        pairs |= {"ROOST_PROBE_CHEAP_S": "5", "ROOST_PROBE_FULL_S": "20", "ROOST_PROBE_RETRY_S": "2"}
+        pairs |= {"ROOST_FAULT_DIR": str(state / "faults"), "ROOST_SWEEP_S": "1", "ROOST_HEALTH_S": "20"}
+        pairs |= {"ROOST_ROLL_S": "20"}
+        # Faults are to be noticed while a test waits: three doubts in a row take ten seconds here. What is looked at
+        # more often than that takes the time of the tests. In the world the defaults do.
+        pairs |= {"ROOST_PROBE_CHEAP_S": "5", "ROOST_PROBE_FULL_S": "45", "ROOST_PROBE_RETRY_S": "2"}
         pairs |= {"ROOST_BACKOFF_CAP_S": "5", "ROOST_RESYNC_S": "60"}
     return pairs
 

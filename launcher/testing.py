@@ -28,7 +28,7 @@ LAST = "faults"
 #: What takes longest goes first; what is not named comes at the end.
 LONGEST = ["node", "engine", "store", "roles", "edge", "probes", "alerts"]
 #: They wait for engines, machines and each other about as much as they compute.
-SIDE_BY_SIDE = 4
+SIDE_BY_SIDE = 3
 TEST_TIMEOUT_S = 300
 #: What survives from one run to the next.
 KEPT = {"venv", "reports"}
@@ -229,7 +229,7 @@ def _stack_sets(layout: Layout, wanted: Wanted) -> list[str]:
     tests = layout.clone / "tests"
     found = [p.name for p in tests.iterdir() if p.is_dir() and p.name not in APART and any(p.rglob("test_*.py"))]
     chosen = [name for name in found if (wanted.e2e if name == "e2e" else wanted.integration)]
-    order = ["stack", "backups", "e2e"]
+    order = ["stack", "e2e"]
     return sorted(chosen, key=lambda name: (name == LAST, order.index(name) if name in order else len(order), name))
 
 

@@ -152,12 +152,27 @@ def never_looked_at(live: Live, _place: Path) -> Iterator[Mapping[str, str]]:
             "SELECT column_name FROM information_schema.columns WHERE table_name = 'fleet_node' AND column_name <> 'id'"
         )]  # fmt: skip
         names = ", ".join(columns)
-        values = ", ".join({"name": "'new-one'", "instance_network": "'127.1.2.0/24'"}.get(c, c) for c in columns)
+        # Nothing may be placed on it, which is the same machine under another name.
+        other = {"name": "'new-one'", "instance_network": "'127.1.2.0/24'", "standing": "'cordoned'"}
+        values = ", ".join(other.get(c, c) for c in columns)
         database.execute(f"INSERT INTO fleet_node ({names}) SELECT {values} FROM fleet_node WHERE name = 'local'")
         try:
             yield {}
         finally:
-            database.execute("DELETE FROM fleet_node WHERE name = 'new-one'")
+            until(lambda: _forgotten(database), "the node is forgotten", timeout_s=30)
+
+
+def _forgotten(database: psycopg.Connection[Any]) -> bool:
+    """Whoever looks after nodes may have noted something of it meanwhile, and go on doing so until it is gone."""
+    ours = "node_id = (SELECT id FROM fleet_node WHERE name = 'new-one')"
+    try:
+        database.execute(f"DELETE FROM monitoring_addresssighting WHERE {ours}")
+        database.execute(f"DELETE FROM monitoring_addresswatch WHERE {ours}")
+        database.execute(f"UPDATE monitoring_incident SET node_id = NULL WHERE {ours}")
+        database.execute("DELETE FROM fleet_node WHERE name = 'new-one'")
+    except psycopg.errors.ForeignKeyViolation:
+        return False
+    return True
 
 
 FAULTS = {

@@ -210,7 +210,7 @@ def test_nobody_needs_the_stack_any_more_when_it_is_broken(tmp_path: Path) -> No
     assert len(set(names)) == len(names)
     assert {one.name for one in (*sharing, *apart, *sets)} == set(names)
     (faults,) = [one for one in row if one.name == "faults"]
-    assert {"db", "stack", "backups", "e2e", "migrations", "OpenAPI schema"} <= faults.after
+    assert {"db", "stack", "e2e", "migrations", "OpenAPI schema"} <= faults.after
     assert faults.after <= set(names[: names.index("faults")])
 
 
