@@ -116,8 +116,13 @@ def _taken(local: Localpart) -> Taken:
     return Taken("username", f"The account {local} exists already.", remedy="Take another name, or set its password.")
 
 
+#: Without those that look alike; no sign either, which a spreadsheet would take for the beginning of a formula.
+_LETTERS = "abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+
+
 def _generate() -> Secret:
-    return Secret(secrets.token_urlsafe(15))
+    """117 bits, to be read out or typed off."""
+    return Secret("".join(secrets.choice(_LETTERS) for _ in range(20)))
 
 
 def check_password(password: Secret) -> None:
