@@ -142,8 +142,13 @@ def test_a_terminated_instance_leaves_nothing_behind(live: Live, mortal: Tenant)
     assert by["instance.delete"] not in {"", by["instance.create"]}
     made = live.api.all(f"audit/?object_id={key}/romeo")
     assert made[-1]["action"] == "account.create"
-    last = live.api.get(f"instances/{key}/events/?limit=500")["events"][-1]
-    assert (last["object_id"], last["type"]) == (key, "Deleted")
+
+    def told_last() -> bool:
+        """Events wait for transactions that began before them, also for those of other tests' databases."""
+        last = live.api.get(f"instances/{key}/events/?limit=500")["events"][-1]
+        return bool((last["object_id"], last["type"]) == (key, "Deleted"))
+
+    until(told_last, "the last event is its end")
 
 
 def edge_maps(live: Live) -> str:
