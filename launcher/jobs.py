@@ -11,13 +11,17 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launcher.errors import Problem
 
 JOB_TIMEOUT_S = 1500
 SHOWN_LINES = 150
+#: More failures than this in one job are no accident of a busy machine.
+MOST_TRIED_AGAIN = 8
+#: pytest's exit status when tests ran and some failed.
+SOME_FAILED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,13 @@ class Job:
 
 @dataclass(slots=True)
 class Count:
-    """Tests, and jobs that failed by name."""
+    """Tests, and jobs that failed by name. ``again``: those of the jobs that failed, with the tests to try again."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     broken: list[str] = field(default_factory=list)
+    again: list[tuple[Job, list[str]]] = field(default_factory=list)
 
     def line(self) -> str:
         """One line that says it all, in the form that test runners close with."""
@@ -81,6 +86,25 @@ def run_all(jobs: Sequence[Job], count: Count, *, at_once: int, logs: Path) -> N
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def try_again(count: Count, *, logs: Path) -> None:
+    """What failed while others used the machine, once more and alone: it counts as failed if it fails again.
+
+    What passes only then is named, since it tells of a limit that is too short or of a test that disturbs another.
+    """
+    todo, count.again = count.again, []
+    for job, tests in todo:
+        report = job.report.with_suffix(".again.xml") if job.report is not None else None
+        first = [word for word in job.argv if not word.startswith(("tests/", "--junitxml=", "--ignore="))]
+        once = replace(job, name=f"{job.name}, again", argv=[*first, f"--junitxml={report}", *tests], report=report)
+        second = Count()
+        run_all([once], second, at_once=1, logs=logs)
+        if not second.broken and second.passed >= len(tests):
+            count.broken.remove(job.name)
+            count.failed -= len(tests)
+            count.passed += len(tests)
+            print(f"     passed at the second try, alone: {', '.join(tests)}", flush=True)
 
 
 class _Row:
@@ -155,6 +179,9 @@ def _finish(job: Job, code: int | str, lines: list[str], took_s: float, count: C
         print(f"  ✓  {job.name:<44} {took_s:6.1f} s  {last}", flush=True)
         return
     count.broken.append(job.name)
+    tests = _failed(job.report) if job.report is not None and code == SOME_FAILED else []
+    if 0 < len(tests) <= MOST_TRIED_AGAIN:
+        count.again.append((job, tests))
     cut = [f"… ({len(lines) - SHOWN_LINES} lines before)"] if len(lines) > SHOWN_LINES else []
     shown = "\n".join(f"    {line}" for line in [*cut, *lines[-SHOWN_LINES:]])
     print(f"{shown}\n  ✗  {job.name:<44} {took_s:6.1f} s  exit status {code}", flush=True)
@@ -172,6 +199,18 @@ def _read(report: Path, count: Count) -> bool:
         count.skipped += number["skipped"]
         count.passed += number["tests"] - bad - number["skipped"]
     return True
+
+
+def _failed(report: Path) -> list[str]:
+    """The tests that a report calls failed, in pytest's words (``tests/x/test_y.py::Class::test_z[a]``)."""
+    found = []
+    for case in ET.parse(report).getroot().iter("testcase"):
+        if case.find("failure") is None and case.find("error") is None:
+            continue
+        file = case.get("file", "")
+        inner = case.get("classname", "").removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
+        found.append("::".join([file, *filter(None, [inner.replace(".", "::")]), case.get("name", "")]))
+    return list(dict.fromkeys(found))
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from launcher import keys, machine, stack
 from launcher.errors import Problem
-from launcher.jobs import Count, Job, run_all, verdict
+from launcher.jobs import Count, Job, run_all, try_again, verdict
 from launcher.layout import TEST_VAR, Layout, find
 from launcher.processes import CLEAN_ENV, run
 from launcher.progress import Progress
@@ -96,6 +96,7 @@ def _with_stack(layout: Layout, progress: Progress, wanted: Wanted, count: Count
     sets = [_pytest(layout, environment, name, [f"tests/{name}"]) for name in _stack_sets(layout, wanted)]
     jobs = _in_order(sets, *_own_servers(layout, environment)) if wanted.integration else sets
     run_all(jobs, count, at_once=SIDE_BY_SIDE, logs=reports)
+    try_again(count, logs=reports)
     if len(count.broken) > broken:
         _show_logs(layout)
 
@@ -167,7 +168,7 @@ def _environment(layout: Layout, stack_variables: Mapping[str, str]) -> dict[str
 def _pytest(layout: Layout, environment: Mapping[str, str], name: str, words: list[str]) -> Job:
     report = layout.state / "reports" / f"{name.replace('/', '-')}.xml"
     argv = [str(layout.python), "-m", "pytest", "-q", f"--timeout={TEST_TIMEOUT_S}", f"--junitxml={report}"]
-    argv += ["-p", "no:cacheprovider", *words]
+    argv += ["-p", "no:cacheprovider", "-o", "junit_family=xunit1", *words]  # it names files
     return Job(name, argv, layout.clone, environment, report)
 
 

@@ -199,6 +199,38 @@ def test_a_job_that_cannot_be_started_ends_the_others(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+AGAIN = """
+import sys
+from pathlib import Path
+argv, here = sys.argv[1:], Path({here!r})
+report = next(word for word in argv if word.startswith("--junitxml=")).partition("=")[2]
+tests = [word for word in argv if word.startswith("tests/")]
+first = not (here / "tried").exists()
+(here / "tried").write_text(" ".join(tests))
+bad = '<testcase classname="tests.a.test_b.TestC" name="test_d[e]" file="tests/a/test_b.py"><failure/></testcase>'
+good = '<testcase classname="tests.a.test_b" name="test_g" file="tests/a/test_b.py"/>'
+failed = first or {always}
+shape = ' tests="2" errors="0" failures="1" skipped="0"' if failed else ' tests="1" errors="0" failures="0" skipped="0"'
+Path(report).write_text(f"<testsuites><testsuite{{shape}}>{{bad if failed else ''}}{{good}}</testsuite></testsuites>")
+sys.exit(1 if failed else 0)
+"""
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_what_failed_is_tried_once_more_alone(tmp_path: Path, always: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "a.xml"
+    script = AGAIN.format(here=str(tmp_path), always=always)
+    argv = [sys.executable, "-c", script, f"--junitxml={report}", "tests/a"]
+    count = jobs.Count()
+    jobs.run_all([jobs.Job("a", argv, tmp_path, dict(os.environ), report)], count, at_once=1, logs=tmp_path)
+    assert (count.passed, count.failed, count.broken) == (1, 1, ["a"])
+    jobs.try_again(count, logs=tmp_path)
+    assert (tmp_path / "tried").read_text() == "tests/a/test_b.py::TestC::test_d[e]"
+    assert (count.passed, count.failed, count.broken) == ((1, 1, ["a"]) if always else (2, 0, []))
+    assert ("passed at the second try" in capsys.readouterr().out) is not always
+    assert jobs.verdict(count) == (1 if always else 0)
+
+
 def test_nobody_needs_the_stack_any_more_when_it_is_broken(tmp_path: Path) -> None:
     wanted = testing.Wanted()
     here = dataclasses.replace(layout(tmp_path), clone=Path(__file__).resolve().parents[3])
