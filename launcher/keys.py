@@ -117,7 +117,7 @@ def environment(layout: Layout, kept: Secrets) -> dict[str, str]:
         pairs |= {"ROOST_ROLL_S": "20"}
         # Faults are to be noticed while a test waits: three doubts in a row take ten seconds here. What is looked at
         # more often than that takes the time of the tests. In the world the defaults do.
-        pairs |= {"ROOST_PROBE_CHEAP_S": "5", "ROOST_PROBE_FULL_S": "45", "ROOST_PROBE_RETRY_S": "2"}
+        pairs |= {"ROOST_PROBE_CHEAP_S": "5", "ROOST_PROBE_FULL_S": "30", "ROOST_PROBE_RETRY_S": "2"}
         pairs |= {"ROOST_BACKOFF_CAP_S": "5", "ROOST_RESYNC_S": "60"}
     return pairs
 
