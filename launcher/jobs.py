@@ -97,14 +97,15 @@ def try_again(count: Count, *, logs: Path) -> None:
     for job, tests in todo:
         report = job.report.with_suffix(".again.xml") if job.report is not None else None
         first = [word for word in job.argv if not word.startswith(("tests/", "--junitxml=", "--ignore="))]
-        once = replace(job, name=f"{job.name}, again", argv=[*first, f"--junitxml={report}", *tests], report=report)
+        alone = list(dict.fromkeys(tests))
+        once = replace(job, name=f"{job.name}, again", argv=[*first, f"--junitxml={report}", *alone], report=report)
         second = Count()
         run_all([once], second, at_once=1, logs=logs)
-        if not second.broken and second.passed >= len(tests):
+        if not second.broken and second.passed >= len(alone):
             count.broken.remove(job.name)
             count.failed -= len(tests)
-            count.passed += len(tests)
-            print(f"     passed at the second try, alone: {', '.join(tests)}", flush=True)
+            count.passed += len(alone)
+            print(f"     passed at the second try, alone: {', '.join(alone)}", flush=True)
 
 
 class _Row:
@@ -202,7 +203,10 @@ def _read(report: Path, count: Count) -> bool:
 
 
 def _failed(report: Path) -> list[str]:
-    """The tests that a report calls failed, in pytest's words (``tests/x/test_y.py::Class::test_z[a]``)."""
+    """The tests that a report calls failed, in pytest's words (``tests/x/test_y.py::Class::test_z[a]``).
+
+    One whose clean-up failed, too, is there twice, as the report counts it.
+    """
     found = []
     for case in ET.parse(report).getroot().iter("testcase"):
         if case.find("failure") is None and case.find("error") is None:
@@ -210,7 +214,7 @@ def _failed(report: Path) -> list[str]:
         file = case.get("file", "")
         inner = case.get("classname", "").removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
         found.append("::".join([file, *filter(None, [inner.replace(".", "::")]), case.get("name", "")]))
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -207,10 +207,11 @@ report = next(word for word in argv if word.startswith("--junitxml=")).partition
 tests = [word for word in argv if word.startswith("tests/")]
 first = not (here / "tried").exists()
 (here / "tried").write_text(" ".join(tests))
-bad = '<testcase classname="tests.a.test_b.TestC" name="test_d[e]" file="tests/a/test_b.py"><failure/></testcase>'
+case = '<testcase classname="tests.a.test_b.TestC" name="test_d[e]" file="tests/a/test_b.py">'
+bad = case + "<failure/></testcase>" + case + "<error/></testcase>"
 good = '<testcase classname="tests.a.test_b" name="test_g" file="tests/a/test_b.py"/>'
 failed = first or {always}
-shape = ' tests="2" errors="0" failures="1" skipped="0"' if failed else ' tests="1" errors="0" failures="0" skipped="0"'
+shape = ' tests="3" errors="1" failures="1" skipped="0"' if failed else ' tests="1" errors="0" failures="0" skipped="0"'
 Path(report).write_text(f"<testsuites><testsuite{{shape}}>{{bad if failed else ''}}{{good}}</testsuite></testsuites>")
 sys.exit(1 if failed else 0)
 """
@@ -223,10 +224,10 @@ def test_what_failed_is_tried_once_more_alone(tmp_path: Path, always: bool, caps
     argv = [sys.executable, "-c", script, f"--junitxml={report}", "tests/a"]
     count = jobs.Count()
     jobs.run_all([jobs.Job("a", argv, tmp_path, dict(os.environ), report)], count, at_once=1, logs=tmp_path)
-    assert (count.passed, count.failed, count.broken) == (1, 1, ["a"])
+    assert (count.passed, count.failed, count.broken) == (1, 2, ["a"])
     jobs.try_again(count, logs=tmp_path)
     assert (tmp_path / "tried").read_text() == "tests/a/test_b.py::TestC::test_d[e]"
-    assert (count.passed, count.failed, count.broken) == ((1, 1, ["a"]) if always else (2, 0, []))
+    assert (count.passed, count.failed, count.broken) == ((1, 2, ["a"]) if always else (2, 0, []))
     assert ("passed at the second try" in capsys.readouterr().out) is not always
     assert jobs.verdict(count) == (1 if always else 0)
 
